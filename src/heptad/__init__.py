@@ -1,0 +1,66 @@
+"""Heptad: one seven-stage training cycle for classic image classifiers.
+
+    import heptad
+
+    run = heptad.train(heptad.load_recipe("lenet5", epochs=3))
+    print(run.scores.accuracy, run.folder)
+
+Names are imported when they are first used, so that what needs no PyTorch does not wait for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heptad.architectures import ARCHITECTURES, Architecture
+    from heptad.classifier import Classifier, Prediction, load_run
+    from heptad.cycle import Cycle, epochs, prepare, progress, run, steps, train
+    from heptad.datasets.catalog import CATALOG, CatalogEntry
+    from heptad.errors import HeptadError
+    from heptad.recipe import Recipe, RunOptions
+    from heptad.recipes import RECIPES, ShippedRecipe, load_recipe
+    from heptad.records import EpochReport, Position, Run, Scores, StepReport
+
+_HOMES = {
+    "ARCHITECTURES": "architectures",
+    "Architecture": "architectures",
+    "CATALOG": "datasets.catalog",
+    "CatalogEntry": "datasets.catalog",
+    "Classifier": "classifier",
+    "Cycle": "cycle",
+    "EpochReport": "records",
+    "HeptadError": "errors",
+    "Position": "records",
+    "Prediction": "classifier",
+    "RECIPES": "recipes",
+    "Recipe": "recipe",
+    "Run": "records",
+    "RunOptions": "recipe",
+    "Scores": "records",
+    "ShippedRecipe": "recipes",
+    "StepReport": "records",
+    "epochs": "cycle",
+    "load_recipe": "recipes",
+    "load_run": "classifier",
+    "prepare": "cycle",
+    "progress": "cycle",
+    "run": "cycle",
+    "steps": "cycle",
+    "train": "cycle",
+}
+
+__all__ = [*_HOMES]
+__version__ = version("heptad")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'heptad' has no attribute {name!r}")
+    return getattr(import_module(f"heptad.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,98 @@
+"""What each network is, as data: how it is built, its last layer, its pretrained weights.
+
+A new architecture is one more entry in `ARCHITECTURES`; nothing else in Heptad knows a network by
+its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+from torchvision.models import ResNet50_Weights, VGG16_Weights, resnet50, vgg16
+
+from heptad.architectures.lenet import LeNet5
+from heptad.architectures.pretrained import WeightsFile
+from heptad.errors import RecipeError, unknown
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network as the recipes name it.
+
+    build: gives the network for (number of channels, number of classes), with random weights and
+        its own initialisation; pretrained ones are loaded into it before the last layer is changed.
+    last_layer: name of the submodule, a Linear, that gives one output a class.
+    channels: the numbers of channels it can take. image_sizes: the sides in pixels it can take.
+    weights: pretrained weights by name; the first is `default`.
+    """
+
+    name: str
+    build: Callable[[int, int], nn.Module]
+    last_layer: str
+    channels: tuple[int, ...]
+    image_sizes: range
+    weights: dict[str, WeightsFile] = field(default_factory=dict)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "lenet5": Architecture(
+        name="lenet5",
+        build=lambda channels, num_classes: LeNet5(num_classes, in_channels=channels),
+        last_layer="fc3",
+        channels=(1, 3),
+        image_sizes=range(32, 33),
+    ),
+    "vgg16": Architecture(
+        name="vgg16",
+        build=lambda _, num_classes: vgg16(num_classes=num_classes),
+        last_layer="classifier.6",
+        channels=(3,),
+        # Five halvings leave one pixel of 32.
+        image_sizes=range(32, 1025),
+        weights={
+            "IMAGENET1K_V1": WeightsFile.of(
+                VGG16_Weights.IMAGENET1K_V1,
+                num_bytes=553_433_881,
+                sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            ),
+        },
+    ),
+    "resnet50": Architecture(
+        name="resnet50",
+        build=lambda _, num_classes: resnet50(num_classes=num_classes),
+        last_layer="fc",
+        channels=(3,),
+        image_sizes=range(32, 1025),
+        weights={
+            "IMAGENET1K_V2": WeightsFile.of(
+                ResNet50_Weights.IMAGENET1K_V2,
+                num_bytes=102_540_417,
+                sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+                # From one source only: the eight digits in torchvision's file name decide.
+                is_confirmed=False,
+            ),
+            "IMAGENET1K_V1": WeightsFile.of(
+                ResNet50_Weights.IMAGENET1K_V1,
+                num_bytes=102_530_333,
+                sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+            ),
+        },
+    ),
+}
+
+
+def find_architecture(name: str, *, channels: int, image_size: int) -> Architecture:
+    """Give the architecture called `name`, if it takes such images; raises RecipeError if not."""
+    if name not in ARCHITECTURES:
+        raise RecipeError(unknown("architecture", name, ARCHITECTURES))
+    architecture = ARCHITECTURES[name]
+    if channels not in architecture.channels:
+        allowed = " or ".join(map(str, architecture.channels))
+        raise RecipeError(f"channels is {channels}, but {name} takes {allowed}.")
+    sizes = architecture.image_sizes
+    if image_size not in sizes:
+        allowed = f"{sizes[0]} px alone" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} px"
+        raise RecipeError(f"image_size is {image_size} px, but {name} takes {allowed}.")
+    return architecture

@@ -1,0 +1,255 @@
+"""The commands: what each takes, which part of the library it calls, how its result is printed."""
+
+# Each command imports what it needs when it runs: PyTorch takes seconds, and help must not wait.
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from rich.console import Console
+
+import heptad
+from heptad.cli.flags import flags_of, given
+from heptad.recipe import Recipe, RunOptions, to_toml
+from heptad.recipes import RECIPES, load_recipe
+
+if TYPE_CHECKING:
+    from heptad.records import Scores
+
+OUTPUT = Group("Output", sort_key=4)
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        group=OUTPUT,
+        show_default=False,
+        help="Print one JSON document on stdout and nothing else.",
+    ),
+]
+
+app = App(
+    name="heptad",
+    help="Train LeNet-5, VGG16 and ResNet50 by one seven-stage cycle: device, data, model,"
+    " objective, training, evaluation, saving.",
+    version=heptad.__version__,
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    help_on_error=False,
+)
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@app.command
+@flags_of(Recipe, RunOptions)
+def train(recipe: str, /, *, json: Json = False, **flags: str | None) -> None:
+    """Train a network: the whole cycle, from data to saved weights, metrics and plot.
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name (lenet5, vgg16, resnet50), a .toml or .json file, or an earlier run's
+        folder.
+    """
+    loaded = load_recipe(recipe, **given(flags, Recipe))
+    options = RunOptions.made_from(given(flags, RunOptions))
+    from heptad import cycle
+    from heptad.cli.display import show_summary, showing
+    from heptad.records import Run
+
+    if json:
+        run = cycle.train(loaded, options)
+        _print_json({"run": str(run.folder), **run.metrics})
+        return
+    console = _console()
+    with showing(console) as show:
+        for event in cycle.run(loaded, options):
+            show(event)
+    assert isinstance(event, Run)
+    show_summary(console, event)
+
+
+@app.command
+@flags_of(RunOptions, only=("device", "threads"))
+def evaluate(
+    run: str, /, *, data: str | None = None, json: Json = False, **flags: str | None
+) -> None:
+    """Score a finished run on the test images: with an interval, by class, what is taken for what.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    data
+        Score on the test images of this data set or folder instead of the run's own.
+    """
+    options = RunOptions.made_from(given(flags, RunOptions))
+    from heptad.classifier import load_run
+
+    classifier = load_run(run, device=options.device, threads=options.threads)
+    scores = classifier.evaluate(data)
+    if json:
+        _print_json(_scores_document(scores, classifier.classes))
+        return
+    from heptad.cli.display import say, show_scores
+
+    console = _console()
+    limit = classifier.recipe.limit
+    if limit:
+        say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
+    show_scores(console, scores, classifier.classes)
+
+
+def _scores_document(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
+    from heptad.stages.saving import score_metrics
+
+    rows = scores.confusion.tolist()
+    return {
+        **score_metrics(scores),
+        "classes": [
+            {
+                "name": name,
+                "images": sum(rows[k]),
+                "correct": rows[k][k],
+                "answered": sum(row[k] for row in rows),
+            }
+            for k, name in enumerate(classes)
+        ],
+        "confusion": rows,
+    }
+
+
+@app.command
+@flags_of(RunOptions, only=("device", "threads"))
+def predict(
+    run: str, /, *images: str, top: str = "3", json: Json = False, **flags: str | None
+) -> None:
+    """Classify pictures with a finished run.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    images
+        Pictures, or folders of pictures.
+    top
+        How many classes to name for each picture, likeliest first.
+    """
+    from heptad.datasets.pictures import find_pictures
+    from heptad.errors import RecipeError
+
+    if not top.isdecimal() or int(top) < 1:
+        raise RecipeError(f"top is {top}; allowed: a whole number, at least 1.")
+    options = RunOptions.made_from(given(flags, RunOptions))
+    paths = find_pictures(list(images))
+    from heptad.classifier import load_run
+
+    classifier = load_run(run, device=options.device, threads=options.threads)
+    # All are read before the first answer is printed: a bad picture leaves no half-printed list.
+    predictions = list(classifier.predict(paths))
+    num_shown = int(top)
+    if json:
+        _print_json(
+            [
+                {
+                    "image": str(prediction.path),
+                    "classes": [
+                        {"name": name, "probability": probability}
+                        for name, probability in prediction.classes[:num_shown]
+                    ],
+                }
+                for prediction in predictions
+            ]
+        )
+        return
+    from heptad.cli.display import say
+
+    console = _console()
+    for prediction in predictions:
+        shown = ", ".join(f"{name} {100 * p:.2f} %" for name, p in prediction.classes[:num_shown])
+        say(console, f"{prediction.path}: {shown}")
+
+
+@app.command
+def recipes(name: str | None = None, /, *, json: Json = False) -> None:
+    """List the shipped recipes, or print one in full as TOML, to be changed and trained.
+
+    Parameters
+    ----------
+    name
+        The recipe to print.
+    """
+    if name is not None:
+        recipe = load_recipe(name)
+        if json:
+            _print_json(recipe.model_dump())
+        else:
+            print(to_toml(recipe), end="")
+        return
+    if json:
+        _print_json(
+            {
+                key: {
+                    "source": shipped.source,
+                    "command": shipped.command,
+                    "expected": shipped.expected,
+                    "recipe": shipped.recipe.model_dump(),
+                }
+                for key, shipped in RECIPES.items()
+            }
+        )
+        return
+    for key, shipped in RECIPES.items():
+        print(f"{key}\n  {shipped.source}\n  {shipped.command}: {shipped.expected}")
+
+
+@app.command
+def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
+    """Fetch data sets and pretrained weights, verified, into the cache or into a folder.
+
+    Parameters
+    ----------
+    names
+        Data sets (mnist, fashion-mnist) and networks whose weights to fetch (vgg16, resnet50), or
+        one file of weights by its name.
+    to
+        Copy the files into this folder as well, to carry them to another machine.
+    """
+    from heptad.fetching import fetch_all
+
+    fetched = fetch_all(list(names), to=Path(to) if to else None)
+    if json:
+        _print_json([{"name": name, "files": list(map(str, paths))} for name, paths in fetched])
+        return
+    for name, paths in fetched:
+        print(f"{name}:")
+        for path in paths:
+            print(f"  {path}")
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Say what is on this machine, what is missing for which recipe, and what to do about it."""
+    from heptad.doctor import examine
+
+    findings = examine()
+    if json:
+        _print_json([finding.as_document() for finding in findings])
+        return
+    for finding in findings:
+        print(f"[{'ok' if finding.is_well else '--'}] {finding.subject}: {finding.state}")
+        if finding.advice:
+            print(f"     {finding.advice}")
+    sys.stdout.flush()

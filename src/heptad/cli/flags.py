@@ -1,0 +1,65 @@
+"""Flags made from the fields of `Recipe` and `RunOptions`: no option is written twice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from heptad.recipe import Recipe, RunOptions, Settings
+
+RECIPE_FLAGS = Group("What changes the result", sort_key=2)
+OPTION_FLAGS = Group("How it is carried out", sort_key=3)
+GROUPS = {Recipe: RECIPE_FLAGS, RunOptions: OPTION_FLAGS}
+
+
+def flags_of(
+    *settings: type[Settings], only: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command a flag for each field of `settings`, or for those named in `only`.
+
+    The command takes them as keyword arguments, text or None: what was not given is None. The
+    settings themselves check the values, so that Python, files and flags say the same of them.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        flags = [
+            _flag(kind, name)
+            for kind in settings
+            for name in kind.model_fields
+            if not only or name in only
+        ]
+        command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
+        return command
+
+    return decorate
+
+
+def _flag(settings: type[Settings], name: str) -> inspect.Parameter:
+    field = settings.model_fields[name]
+    text = f"{field.description} Allowed: {settings.allowed(name)}."
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None, Parameter(help=text, group=GROUPS[settings], show_default=False)
+        ],
+    )
+
+
+def given(flags: dict[str, str | None], settings: type[Settings]) -> dict[str, str]:
+    """Pick the flags that were given and belong to `settings`."""
+    return {
+        name: value
+        for name, value in flags.items()
+        if value is not None and name in settings.model_fields
+    }

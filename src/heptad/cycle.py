@@ -1,0 +1,276 @@
+"""The cycle: the one place where the seven stages are joined, readable from top to bottom.
+
+`prepare` is stages 1 to 4, `steps` stage 5, `progress` and `epochs` stages 5 and 6, `train` all
+seven. Each yields as it goes: the caller's `for` is the callback, and `break` is early stopping.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import nn
+
+from heptad.distributed import ALONE, Ranks
+from heptad.errors import FrozenError, NotFiniteError
+from heptad.randomness import derived_seed
+from heptad.recipe import Recipe, RunOptions
+from heptad.records import (
+    START,
+    Batch,
+    EpochReport,
+    EvaluationReport,
+    Objective,
+    Position,
+    Prepared,
+    Run,
+    StepReport,
+)
+from heptad.stages import saving
+from heptad.stages.data import Sources, open_sources, ordered_batches, training_batches
+from heptad.stages.device import pick_device
+from heptad.stages.evaluation import add_up, score_batches
+from heptad.stages.model import (
+    Model,
+    build_model,
+    check_model,
+    frozen_digests,
+    recalibrate_batchnorm,
+)
+from heptad.stages.objective import configure_objective
+from heptad.stages.training import train_steps
+
+logger = logging.getLogger("heptad")
+
+Report = StepReport | EvaluationReport | EpochReport
+
+
+@dataclass
+class Cycle:
+    """A training made ready: everything that its loop needs. Only `at` moves, besides the model.
+
+    frozen: hashes of all that may not move, taken before the first step.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    sources: Sources
+    model: Model
+    objective: Objective
+    frozen: dict[str, str]
+    ranks: Ranks = ALONE
+    at: Position = START
+
+    @property
+    def num_images(self) -> int:
+        """Images of an epoch."""
+        return len(self.sources.train.labels)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps done."""
+        size = self.recipe.batch_size
+        return self.at.epoch * -(-self.num_images // size) + -(-self.at.num_seen // size)
+
+
+def prepare(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    *,
+    sources: Sources | None = None,
+    network: nn.Module | None = None,
+) -> Cycle:
+    """Carry out stages 1 to 4. What is given is used instead of being opened or built.
+
+    What the names in the recipe mean is looked up before any data or weights are fetched.
+    """
+    check_model(recipe)
+    # Stage 1, device
+    device = pick_device(options.device, threads=options.threads)
+    # Stage 2, data
+    if sources is None:
+        sources = open_sources(recipe, device=device, memory=options.memory)
+    # Stage 3, model
+    num_classes = len(sources.train.classes)
+    model = build_model(recipe, num_classes=num_classes, device=device, network=network)
+    if recipe.batchnorm == "recalibrated":
+        logger.info("recalibrating BatchNorm on %d images", len(sources.train.labels))
+        recalibrate_batchnorm(model, ordered_batches(sources.train, recipe))
+    # Stage 4, objective
+    objective = configure_objective(recipe, model.trained_parameters())
+    return Cycle(recipe, device, sources, model, objective, frozen=frozen_digests(model))
+
+
+def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
+    """Train from where the cycle is up to `stop`; yield after each step. Stage 5.
+
+    Raises NotFiniteError, with the step, if a loss is NaN or infinite.
+    """
+    while cycle.at < stop:
+        batches = training_batches(cycle.sources.train, cycle.recipe, cycle.at, cycle.ranks)
+        try:
+            for batch, loss in train_steps(
+                cycle.model, _with_derived_draws(cycle, batches), cycle.objective
+            ):
+                epoch = cycle.at.epoch
+                num_seen = cycle.at.num_seen + batch.num_global
+                is_whole = num_seen == cycle.num_images
+                cycle.at = Position(epoch + 1) if is_whole else Position(epoch, num_seen)
+                yield StepReport(
+                    step=cycle.num_steps,
+                    epoch=epoch + 1,
+                    num_images=batch.num_global,
+                    learning_rate=cycle.objective.optimizer.param_groups[0]["lr"],
+                    loss_tensor=loss,
+                )
+                if cycle.at >= stop:
+                    return
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"step {cycle.num_steps + 1}, epoch {cycle.at.epoch + 1}: {error.message}",
+                hint="a lower --learning-rate may help",
+            ) from error
+
+
+def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Seed what Dropout draws from before each step, so that the place alone decides the draw."""
+    for batch in batches:
+        at = cycle.at
+        seed = derived_seed(cycle.recipe.seed, "dropout", at.epoch, at.num_seen, cycle.ranks.rank)
+        # The CPU's generator alone takes 1.5 µs, all devices' several times that.
+        if cycle.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        yield batch
+
+
+def progress(cycle: Cycle) -> Iterator[Report]:
+    """Carry out stages 5 and 6, epoch by epoch; yield every step, scored batch and epoch."""
+    while cycle.at.epoch < cycle.recipe.epochs:
+        started_at = perf_counter()
+        epoch = cycle.at.epoch + 1
+        # Stage 5, training
+        done = []
+        for step in steps(cycle, Position(epoch)):
+            done.append(step)
+            yield step
+        # Read from the device here, once for the whole epoch.
+        losses = torch.stack([step.loss_tensor for step in done]).tolist()
+        train_seconds = perf_counter() - started_at
+        # Stage 6, evaluation
+        test = cycle.sources.test
+        scored = []
+        num_scored = 0
+        for batch, logits in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
+            scored.append((batch, logits))
+            num_scored += batch.num_global
+            yield EvaluationReport(epoch, num_scored, len(test.labels))
+        yield EpochReport(
+            epoch=epoch,
+            step_losses=tuple(losses),
+            step_images=tuple(step.num_images for step in done),
+            scores=add_up(scored, cycle.objective.loss),
+            train_seconds=train_seconds,
+            seconds=perf_counter() - started_at,
+        )
+
+
+def epochs(cycle: Cycle) -> Iterator[EpochReport]:
+    """Carry out stages 5 and 6; yield after each epoch."""
+    return (report for report in progress(cycle) if isinstance(report, EpochReport))
+
+
+def run(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+) -> Iterator[Prepared | Report | Run]:
+    """Carry out all seven stages; yield what was prepared, every report, and last the run.
+
+    The output folder is checked before anything else and made before the first batch. Raises
+    FrozenError if anything moved that is not in the trained part.
+    """
+    started_at = perf_counter()
+    saving.check_output(options.out)
+    cycle = prepare(recipe, options)
+    folder = saving.make_run_folder(options.out, name=recipe.name)
+    saving.write_json(folder / "recipe.json", recipe.model_dump())
+    saving.write_json(folder / "environment.json", saving.environment())
+    yield _prepared(cycle, folder)
+    done = []
+    with saving.metrics_log(folder / "metrics.jsonl") as log:
+        for report in progress(cycle):
+            if not isinstance(report, EvaluationReport):
+                log(report)
+            if isinstance(report, EpochReport):
+                done.append(report)
+            yield report
+    refuse_moved(cycle)
+    # Stage 7, saving
+    yield _save(cycle, folder, tuple(done), seconds=perf_counter() - started_at)
+
+
+def train(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+) -> Run:
+    """Carry out all seven stages and give the finished run; see `run` for its reports."""
+    *_, last = run(recipe, options)
+    assert isinstance(last, Run)
+    return last
+
+
+def refuse_moved(cycle: Cycle) -> None:
+    """Compare all that may not move with its hashes from before the first step.
+
+    Raises FrozenError, with the names, if a parameter or buffer changed.
+    """
+    now = frozen_digests(cycle.model)
+    moved = [name for name, digest in cycle.frozen.items() if now.get(name) != digest]
+    if moved:
+        raise FrozenError(
+            f"{len(moved)} frozen parameters or buffers moved, {moved[0]} among them;"
+            " the run is not saved."
+        )
+
+
+def _prepared(cycle: Cycle, folder: Path) -> Prepared:
+    return Prepared(
+        recipe=cycle.recipe,
+        folder=folder,
+        device=str(cycle.device),
+        num_train_images=cycle.num_images,
+        num_test_images=len(cycle.sources.test.labels),
+        num_parameters=sum(p.numel() for p in cycle.model.parameters()),
+        num_trained=sum(p.numel() for p in cycle.model.trained_parameters()),
+        weights=cycle.model.start,
+    )
+
+
+def _save(cycle: Cycle, folder: Path, done: tuple[EpochReport, ...], *, seconds: float) -> Run:
+    return saving.save_run(
+        folder,
+        cycle.recipe,
+        done,
+        network=cycle.model.network,
+        data_name=cycle.sources.name,
+        facts={
+            "transform": cycle.sources.transform.as_document(),
+            "weights": cycle.model.start,
+            "classes": list(cycle.sources.train.classes),
+            "seconds": seconds,
+            "trunk_seconds": 0.0,
+            "execution": {
+                "world_size": cycle.ranks.world_size,
+                "threads": torch.get_num_threads(),
+                "device": str(cycle.device),
+                "engine": "eager",
+                "resumed_from": [],
+                "rank_images": [cycle.num_images],
+            },
+        },
+    )

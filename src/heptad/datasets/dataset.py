@@ -1,0 +1,112 @@
+"""A data set opened by name or folder, and its images and labels as arrays. No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heptad.datasets.catalog import CATALOG, DIGITS
+from heptad.datasets.fetch import ensure_dataset
+from heptad.datasets.idx import read_idx
+from heptad.errors import DataError, did_you_mean
+
+Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
+
+# As MNIST's publisher, its unpackers and its followers spell these names.
+IDX_NAME = re.compile(r"(?:^|-)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?$")
+PART_OF = {"train": "train", "t10k": "test", "test": "test"}
+NAMES_LOOKED_FOR = (
+    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and"
+    " t10k-labels-idx1-ubyte, plain or .gz"
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the images and labels of each part are, and what the labels mean.
+
+    name: short, fit for file names. classes: the label k is named classes[k].
+    mean, deviation: of the training pixels in 0..1, where they are known beforehand.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: dict[Part, Path]
+    labels: dict[Part, Path]
+    mean: float | None = None
+    deviation: float | None = None
+
+
+def find_dataset(source: str) -> Dataset:
+    """Open the data set that `source` names: one of the catalog, or a folder of IDX files.
+
+    Named sets are verified, and fetched if they are not here. Raises DataError if there is no such
+    set or the folder holds none, MissingError if a named set cannot be had.
+    """
+    if source in CATALOG:
+        entry = CATALOG[source]
+        folder = ensure_dataset(entry)
+        train, test = (
+            [folder / file.name for file in files] for files in (entry.train, entry.test)
+        )
+        return Dataset(
+            name=entry.name,
+            classes=entry.classes,
+            images={"train": train[0], "test": test[0]},
+            labels={"train": train[1], "test": test[1]},
+            mean=entry.mean,
+            deviation=entry.deviation,
+        )
+    return _find_in_folder(source, Path(source).expanduser())
+
+
+def _find_in_folder(source: str, folder: Path) -> Dataset:
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no data set {source!r}.{did_you_mean(source, CATALOG)}"
+            f" Allowed: {', '.join(CATALOG)}, or a folder of IDX files."
+        )
+    found: dict[str, dict[Part, Path]] = {"images": {}, "labels": {}}
+    # Plain files after packed ones, so that of the two the plain one is read.
+    for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".gz", path.name)):
+        if match := IDX_NAME.search(path.name):
+            part, kind = PART_OF[match[1]], match[2]
+            earlier = found[kind].get(part)  # type: ignore[call-overload]
+            if earlier and earlier.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
+                raise DataError(f"{source} holds two sets: {earlier.name} and {path.name}.")
+            found[kind][part] = path  # type: ignore[index]
+    missing = [f"{part} {kind}" for kind in found for part in PARTS if part not in found[kind]]
+    if missing:
+        raise DataError(
+            f"{source} holds no IDX files of {', '.join(missing)}.",
+            hint=f"looked for {NAMES_LOOKED_FOR}",
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "data"
+    return Dataset(name=name, classes=DIGITS, images=found["images"], labels=found["labels"])
+
+
+def read_part(dataset: Dataset, part: Part) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read one part of a set: images [N, 1, H, W] `uint8` and labels [N] in 0..K-1.
+
+    Raises DataError if a file is damaged, the counts differ, or a label names no class.
+    """
+    images = read_idx(dataset.images[part], "images")
+    labels = read_idx(dataset.labels[part], "labels")
+    if len(images) != len(labels):
+        raise DataError(
+            f"{dataset.images[part]} holds {len(images):,} images, but"
+            f" {dataset.labels[part]} {len(labels):,} labels; each image needs one."
+        )
+    if labels.max() >= len(dataset.classes):
+        place = int((labels >= len(dataset.classes)).argmax())
+        raise DataError(
+            f"label {place} of {dataset.labels[part]} is {labels[place]};"
+            f" allowed: 0 to {len(dataset.classes) - 1}."
+        )
+    return images[:, None], labels.astype(np.int64)

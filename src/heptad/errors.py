@@ -1,0 +1,99 @@
+"""Every error that Heptad raises on purpose, each with the exit code of the command line.
+
+Anything else that escapes is a bug of ours and keeps its traceback. A message says what was
+wrong, the value found and what is allowed; the hint says what to do. This module imports nothing
+of Heptad, and every other module may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HeptadError(Exception):
+    """The base of all; `exit_code` is what `heptad` exits with when one of these ends a command."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UnusableError(HeptadError):
+    """What was named cannot be used: missing, of the wrong kind, out of range or unreadable."""
+
+    exit_code = 2
+
+
+class RecipeError(UnusableError):
+    """A recipe, an option, or a setting that does not fit the others."""
+
+
+class DeviceError(UnusableError):
+    """The device asked for is unknown or is not in this machine."""
+
+
+class DataError(UnusableError):
+    """A data set or a file of one cannot be used."""
+
+
+class WeightsError(UnusableError):
+    """Weights that cannot be used: unknown, unreadable, or of another network."""
+
+
+class ImageError(UnusableError):
+    """A file named as an image is none that we read."""
+
+
+class RunError(UnusableError):
+    """A folder named as a run is none."""
+
+
+class OutputError(UnusableError):
+    """The output folder cannot be used; found before the first batch."""
+
+
+class SaveError(HeptadError):
+    """A result could not be written: disk full, permission lost."""
+
+    exit_code = 3
+
+
+class NotFiniteError(HeptadError):
+    """A loss or an answer of the network is NaN or infinite."""
+
+    exit_code = 4
+
+
+class FrozenError(HeptadError):
+    """Something moved that is frozen: a bug of ours, or of a network that was given."""
+
+
+class DamagedError(HeptadError):
+    """Something that we wrote no longer has the content that we wrote."""
+
+    exit_code = 5
+
+
+class MissingError(HeptadError):
+    """Something needed is not here and could not be had: data or weights."""
+
+    exit_code = 6
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Say " Did you mean …?" when one of `choices` is close to `word`; else nothing."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def unknown(kind: str, word: str, choices: Iterable[str]) -> str:
+    """Say that `word` is no known `kind`, what is closest to it, and what is allowed."""
+    choices = list(choices)
+    return (
+        f"there is no {kind} {word!r}.{did_you_mean(word, choices)} Allowed: {', '.join(choices)}."
+    )

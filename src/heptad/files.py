@@ -1,0 +1,173 @@
+"""Bytes on disk: hashes, whole-or-absent writing, verified downloads. No torch.
+
+Nothing that this module leaves behind is half-written: a file appears under its name complete, or
+not at all. The cache is one folder, which may be read-only and shared once it is filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import platformdirs
+from filelock import FileLock
+
+from heptad.errors import MissingError, SaveError
+
+CHUNK = 1 << 20
+CONNECT_TIMEOUT_S = 15
+
+
+def cache_folder() -> Path:
+    """Give the folder for data and weights: `$HEPTAD_HOME`, else the platform's cache folder."""
+    given = os.environ.get("HEPTAD_HOME")
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("heptad")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content; 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears as `path` when the block ends well, else not at all.
+
+    The bytes reach the disk before the name does, and what stood under the name stays until then.
+    Raises SaveError if the file cannot be written.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is born readable by its owner alone.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise SaveError(
+            f"{path} could not be written: {error.strerror or error}.",
+            hint="free some space, or choose another folder",
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, or leave what was there; raises SaveError."""
+    with writing(path) as file:
+        file.write(content)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file of the cache so that a good one can take its place; its new path."""
+    aside = path.with_name(path.name + ".damaged")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise MissingError(
+            f"{path} is damaged and cannot be set aside: {error.strerror or error}.",
+            hint="replace the file by hand, or set HEPTAD_HOME to a folder of your own",
+        ) from error
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that it appears complete or not at all; raises SaveError."""
+    with source.open("rb") as content, writing(target) as file:
+        shutil.copyfileobj(content, file, CHUNK)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes that would fill it at the same time.
+
+    Raises MissingError if it cannot be made: what is to be put there is not here.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise MissingError(
+            f"the cache {folder} cannot be written: {error.strerror or error}.",
+            hint="set HEPTAD_HOME to a folder of your own",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class DownloadError(Exception):
+    """Why one address gave no good file; the caller tries the next or says what was tried."""
+
+
+def download(url: str, file: BinaryIO, *, most_bytes: int) -> None:
+    """Copy what `url` serves into `file`, at most `most_bytes` of it.
+
+    Only https is spoken, but for servers on this machine, and a redirect may not leave it.
+    Raises DownloadError with the reason; what was written is then worth nothing.
+    """
+    try:
+        _refuse_plain_http(url)
+        with _opener().open(url, timeout=CONNECT_TIMEOUT_S) as response:
+            num_bytes = 0
+            while chunk := response.read(CHUNK):
+                num_bytes += len(chunk)
+                if num_bytes > most_bytes:
+                    raise DownloadError(f"more than the {most_bytes:,} bytes it should have")
+                file.write(chunk)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise DownloadError(f"no connection: {_reason(error.reason)}") from error
+    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise DownloadError(f"the connection broke: {_reason(error)}") from error
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only where the first address might have led too."""
+
+    def redirect_request(self, *args: Any) -> urllib.request.Request | None:
+        """Look at the new address, the last argument, before it is asked for anything."""
+        _refuse_plain_http(args[-1])
+        return super().redirect_request(*args)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_HttpsRedirects)
+
+
+def _reason(error: object) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _refuse_plain_http(url: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise DownloadError(f"{parts.scheme} is not spoken, only https")

@@ -1,0 +1,85 @@
+"""Pictures of a training: the loss of every step and epoch, the accuracy of every epoch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Blue and orange of Okabe & Ito, which people with any colour vision tell apart.
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#8FA6B5"
+
+
+def plot_training(
+    title: str,
+    *,
+    step_losses: Sequence[Sequence[float]],
+    train_losses: Sequence[float],
+    test_losses: Sequence[float],
+    accuracies: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+) -> bytes:
+    """Draw losses and accuracies of a training as a PNG.
+
+    step_losses: the losses of each epoch's steps. The others hold one value an epoch; accuracies
+    and intervals are fractions.
+    """
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13)
+    left, right = figure.subplots(1, 2)
+    epochs = range(1, len(train_losses) + 1)
+
+    left.set_title("Loss", fontsize=11, loc="left")
+    for epoch, losses in enumerate(step_losses):
+        places = [epoch + (k + 1) / len(losses) for k in range(len(losses))]
+        label = "each training step" if epoch == 0 else None
+        left.plot(places, losses, color=GRAY, alpha=0.45, linewidth=0.6, label=label)
+    left.plot(epochs, train_losses, color=BLUE, marker="o", label="training images, epoch mean")
+    left.plot(epochs, test_losses, color=ORANGE, marker="s", label="test images, after the epoch")
+    # The first steps of a training are far above the rest; on a linear scale they would hide it.
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.set_xlabel("epoch")
+    left.set_ylabel("cross entropy (nats per image)")
+    left.legend(frameon=False, fontsize=9)
+
+    right.set_title("Accuracy on the test images", fontsize=11, loc="left")
+    percent = [100 * accuracy for accuracy in accuracies]
+    low = [100 * bounds[0] for bounds in intervals]
+    high = [100 * bounds[1] for bounds in intervals]
+    right.errorbar(
+        epochs,
+        percent,
+        yerr=[
+            [p - b for p, b in zip(percent, low, strict=True)],
+            [b - p for p, b in zip(percent, high, strict=True)],
+        ],
+        color=ORANGE,
+        marker="s",
+        capsize=3,
+        elinewidth=1,
+        label="accuracy, 95 % interval",
+    )
+    right.annotate(
+        f"{percent[-1]:.2f} %",
+        (len(percent), percent[-1]),
+        textcoords="offset points",
+        xytext=(-7, 7),
+        ha="right",
+        color=ORANGE,
+    )
+    right.set_xlabel("epoch")
+    right.set_ylabel("images classified rightly (%)")
+    right.legend(frameon=False, fontsize=9, loc="lower right")
+
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="#DDDDDD", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()

@@ -1,0 +1,250 @@
+"""A recipe is data: `Recipe` holds what changes a result, `RunOptions` how a run is carried out.
+
+Both check themselves when they are made, from whatever source (Python, a file, the command line),
+with the same messages. Every flag of the command line is made from a field here. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+
+from heptad.errors import RecipeError, did_you_mean
+
+# A plain name that is safe as part of a file's name on every system.
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MOST_BYTES = 2**63 - 1
+
+
+def _in_words(text: str) -> dict[str, JsonValue]:
+    """Say what is allowed where the type alone does not."""
+    return {"allowed": text}
+
+
+def _none_from_text(value: object) -> object:
+    return None if value == "none" else value
+
+
+def _digit_from_text(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+class Settings(BaseModel):
+    """Named values, frozen and checked together; the base of `Recipe` and `RunOptions`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Refuse true and false, which would pass as the numbers 1 and 0: no setting is either."""
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, bool):
+                raise RecipeError(
+                    f"{name} is {str(value).lower()}; allowed: {cls.allowed(name)}."
+                    if name in cls.model_fields
+                    else _no_such_setting(name, cls)
+                )
+        return values
+
+    @classmethod
+    def made_from(cls, values: Mapping[str, object]) -> Self:
+        """Check `values` and make the settings; text is read as the number that it shows.
+
+        Raises RecipeError with one line for every value that cannot be used.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            # Misspelt names first: they explain what is missing.
+            problems = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            lines = [_complaint(cls, dict(problem)) for problem in problems]
+            raise RecipeError("\n".join(lines)) from None
+
+    def changed(self, **settings: object) -> Self:
+        """Give a copy with other `settings`, checked anew."""
+        return self.made_from({**self.model_dump(), **settings})
+
+    @classmethod
+    def allowed(cls, name: str) -> str:
+        """Say in words which values the field `name` takes."""
+        return _allowed(cls.model_json_schema()["properties"][name])
+
+
+class Recipe(Settings):
+    """One training, whole: equal recipes give equal weights on the same machine."""
+
+    name: str = Field(
+        pattern=PLAIN_NAME,
+        description="Name of the recipe, and of its run folders.",
+        json_schema_extra=_in_words("letters, digits, '.', '_' and '-', a letter or digit first"),
+    )
+    architecture: str = Field(
+        description="Network.",
+        json_schema_extra=_in_words("a name such as lenet5, vgg16 or resnet50"),
+    )
+    data: str = Field(
+        "mnist",
+        min_length=1,
+        description="Data set.",
+        json_schema_extra=_in_words(
+            "a name such as mnist or fashion-mnist, or a folder of IDX files"
+        ),
+    )
+    image_size: int = Field(
+        ge=1, le=1024, description="Side in pixels that every image is resized to."
+    )
+    channels: Annotated[Literal[1, 3], BeforeValidator(_digit_from_text)] = Field(
+        description="Channels the network sees; gray images are repeated to 3."
+    )
+    normalize: Literal["recipe", "data", "weights"] = Field(
+        "recipe",
+        description="Where mean and deviation come from: the recipe's two numbers, "
+        "the training images, or the preset of the pretrained weights.",
+    )
+    mean: float = Field(description="Subtracted from pixels in 0..1, with normalize = recipe.")
+    deviation: float = Field(gt=0, description="Divides after that, with normalize = recipe.")
+    weights: str = Field(
+        "none",
+        min_length=1,
+        description="Start weights.",
+        json_schema_extra=_in_words(
+            "default, a torchvision name such as IMAGENET1K_V1, a .pth or .safetensors file, "
+            "or none for random ones"
+        ),
+    )
+    trainable: Literal["all", "last-layer"] = Field(
+        "all", description="The trained part: every parameter, or the last layer alone."
+    )
+    batchnorm: Literal["frozen", "recalibrated", "drifting"] = Field(
+        "frozen",
+        description="Statistics of frozen BatchNorm: the weights' own, re-estimated once on the "
+        "training images, or moving with every batch as in the plain loop.",
+    )
+    frozen_dropout: Literal["on", "off"] = Field(
+        "on", description="Dropout inside the frozen part while training."
+    )
+    learning_rate: float = Field(0.001, gt=0, description="Learning rate of Adam.")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Images in a training step.")
+    epochs: int = Field(ge=1, le=1_000_000, description="Passes over the training images.")
+    seed: int = Field(
+        0, ge=0, le=2**63 - 1, description="Decides every random draw: start, order, Dropout."
+    )
+    limit: Annotated[int | None, BeforeValidator(_none_from_text)] = Field(
+        None,
+        ge=1,
+        description="At most this many training and this many test images, a stratified sample.",
+        json_schema_extra=_in_words("a whole number, at least 1, or none"),
+    )
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="Floating-point type; float64 is for checking, and slow."
+    )
+    training_stats: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(json|pkl)$",
+        description="A further file of losses and accuracies.",
+        json_schema_extra=_in_words("a plain file name ending in .json or .pkl, or none"),
+    )
+
+
+class RunOptions(Settings):
+    """How a run is carried out: nothing here changes the result, but for the last bits."""
+
+    out: str | None = Field(
+        None,
+        min_length=1,
+        description="Run folder.",
+        json_schema_extra=_in_words("a folder; without it runs/NAME-NUMBER, the next number"),
+    )
+    device: str = Field(
+        "auto",
+        description="Device.",
+        json_schema_extra=_in_words(
+            "auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:N, mps"
+        ),
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads.",
+        json_schema_extra=_in_words("a whole number, 1 to 1024; without it PyTorch's choice"),
+    )
+    memory: ByteSize = Field(
+        ByteSize(512_000_000),
+        ge=0,
+        le=MOST_BYTES,
+        description="Resized images up to this size are kept in memory, larger sets are "
+        "resized batch by batch, to the same pixels.",
+        json_schema_extra=_in_words("a size such as 512MB or 4GB"),
+    )
+
+    @field_serializer("memory")
+    def _memory_as_bytes(self, memory: ByteSize) -> int:
+        return int(memory)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Write a recipe as TOML, a comment above each value, the fields without a value left out."""
+    lines = []
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        lines.append(f"# {field.description} Allowed: {recipe.allowed(name)}.")
+        # JSON writes text and numbers as TOML reads them.
+        lines.append(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _no_such_setting(name: str, settings: type[Settings]) -> str:
+    names = list(settings.model_fields)
+    return f"there is no setting {name!r}.{did_you_mean(name, names)} Allowed: {', '.join(names)}."
+
+
+def _complaint(settings: type[Settings], problem: dict[str, Any]) -> str:
+    """Turn one of pydantic's findings into a line that says what was found and what is allowed."""
+    name = str(problem["loc"][0]) if problem["loc"] else "the recipe"
+    if problem["type"] == "extra_forbidden":
+        return _no_such_setting(name, settings)
+    if name not in settings.model_fields:
+        return f"{name}: {problem['msg']}."
+    if problem["type"] == "missing":
+        return f"{name} is not given; allowed: {settings.allowed(name)}."
+    found = problem["input"]
+    choices = settings.model_json_schema()["properties"][name].get("enum", [])
+    hint = did_you_mean(found, map(str, choices)) if isinstance(found, str) else ""
+    return (
+        f"{name} is {found if found != '' else 'empty'}; allowed: {settings.allowed(name)}.{hint}"
+    )
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """Say in words what a JSON schema of one value allows."""
+    if "allowed" in schema:
+        return str(schema["allowed"])
+    if "enum" in schema:
+        return ", ".join(str(choice) for choice in schema["enum"])
+    kind = {
+        "integer": "a whole number",
+        "number": "a finite number",
+    }[schema["type"]]
+    bounds = []
+    if "minimum" in schema:
+        bounds.append(f"at least {schema['minimum']}")
+    if "exclusiveMinimum" in schema:
+        bounds.append(f"above {schema['exclusiveMinimum']:g}")
+    if "maximum" in schema and schema["maximum"] < MOST_BYTES:
+        bounds.append(f"at most {schema['maximum']}")
+    return ", ".join([kind, *bounds])

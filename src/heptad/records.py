@@ -1,0 +1,220 @@
+"""The values that pass between the stages. They hold; they do not act.
+
+Shapes are written as in `heptad.stages`: N images, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import fsum, sqrt
+from operator import mul
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from heptad.recipe import Recipe
+
+# The 97.5 % point of the normal distribution.
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees.
+
+    inputs: [N, C, H, W], normalised. labels: int64 [N] in 0..K-1. ids: int64 [N], the images'
+    places in their data set. num_global: images of the batch over all ranks.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: Tensor
+    num_global: int
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a training is: whole epochs done, and images of the next one seen over all ranks."""
+
+    epoch: int = 0
+    num_seen: int = 0
+
+
+START = Position()
+
+
+# Takes logits [N, K] and labels [N]; gives the mean over the images, in nats.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss to minimise and the optimizer that does it."""
+
+    loss: Loss
+    optimizer: Optimizer
+
+
+class Source(Protocol):
+    """Images, or anything that stands for them, in a fixed order."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The label of each image, int64 [N] in 0..K-1."""
+
+    @property
+    def ids(self) -> Tensor:
+        """The place of each image in its data set, int64 [N]."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K names that the labels stand for."""
+
+    def take(self, indices: Tensor, epoch: int | None) -> Tensor:
+        """Give the inputs [N, ...] at `indices` as in `epoch`; None: as in evaluation."""
+        ...
+
+
+def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
+    """Give the 95 % interval of a fraction of counts, within 0..1.
+
+    Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    fraction = num_correct / num_images
+    z2 = Z_95**2 / num_images
+    centre = fraction + z2 / 2
+    spread = sqrt(z2 * (fraction * (1 - fraction) + z2 / 4))
+    return max(0.0, (centre - spread) / (1 + z2)), min(1.0, (centre + spread) / (1 + z2))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What evaluating gave; all figures come from the logits and labels, by counts divided once.
+
+    logits: float [N, K]. labels: int64 [N]. ids: int64 [N], the images' places in the data set.
+    loss: nats an image.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    ids: Tensor
+    loss: float
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The likeliest class of each image, int64 [N]."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """How many images of each true class (row) were taken for each class: int64 [K, K]."""
+        num_classes = self.logits.shape[1]
+        cells = self.labels * num_classes + self.predicted
+        return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+    @property
+    def num_images(self) -> int:
+        """Images scored."""
+        return len(self.labels)
+
+    @cached_property
+    def num_correct(self) -> int:
+        """Images whose likeliest class is their label."""
+        return int(self.confusion.diagonal().sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the images classified rightly, 0..1."""
+        return self.num_correct / self.num_images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy, over images."""
+        return wilson_interval(self.num_correct, self.num_images)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stages 1 to 4 made ready; the first report of a run.
+
+    weights: what the network started from, as in `metrics.json`.
+    """
+
+    recipe: Recipe
+    folder: Path
+    device: str
+    num_train_images: int
+    num_test_images: int
+    num_parameters: int
+    num_trained: int
+    weights: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One training step, just done. step and epoch count from 1."""
+
+    step: int
+    epoch: int
+    num_images: int
+    learning_rate: float
+    loss_tensor: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the batch, in nats an image. On a GPU, reading it waits for the step."""
+        return self.loss_tensor.item()
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """One batch of an evaluation, just scored."""
+
+    epoch: int
+    num_scored: int
+    num_images: int
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch with its evaluation. epoch counts from 1.
+
+    step_losses, step_images: of each step, the mean loss in nats an image and the images.
+    train_seconds: of the steps alone; seconds: with the evaluation.
+    """
+
+    epoch: int
+    step_losses: tuple[float, ...]
+    step_images: tuple[int, ...]
+    scores: Scores
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of the epoch's steps over images: a short last batch weighs by its images."""
+        total = fsum(map(mul, self.step_losses, self.step_images))
+        return total / sum(self.step_images)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: what it was, what came of it, and where it lies.
+
+    metrics: the document of `metrics.json`.
+    """
+
+    recipe: Recipe
+    folder: Path
+    epochs: tuple[EpochReport, ...]
+    metrics: dict[str, Any]
+
+    @property
+    def scores(self) -> Scores:
+        """The scores after the last epoch."""
+        return self.epochs[-1].scores

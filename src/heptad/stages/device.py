@@ -1,0 +1,42 @@
+"""Stage 1: the device that everything runs on, exactly the one asked for."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from heptad.errors import DeviceError, unknown
+
+NAMES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str = "auto", *, threads: int | None = None) -> torch.device:
+    """Give the device called `name`, and set the number of CPU threads where one is given.
+
+    name: "cpu", "cuda", "cuda:N", "mps", or "auto" for CUDA if there is one and else the CPU.
+    Raises DeviceError if it is unknown or not in this machine; another is never taken instead.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in NAMES and not re.fullmatch(r"cuda:\d+", name):
+        raise DeviceError(unknown("device", name, (*NAMES, "cuda:N")))
+    device = torch.device(name)
+    if device.type == "cuda":
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= num_gpus:
+            raise DeviceError(
+                f"device is {name!r}, but PyTorch sees {num_gpus} CUDA devices here.",
+                hint="`heptad doctor` shows what is here; --device cpu works everywhere",
+            )
+        # The same seed gives the same weights: no algorithm is chosen by timing it.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(
+            "device is 'mps', but PyTorch finds no Apple GPU here.",
+            hint="--device cpu works everywhere",
+        )
+    return device

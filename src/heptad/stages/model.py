@@ -1,0 +1,279 @@
+"""Stage 3: the network, its start weights, which part is trained, and what "frozen" means.
+
+Nothing outside the trained part moves, neither parameter nor buffer: frozen BatchNorm keeps its
+statistics while training, and `frozen_digests` proves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from heptad.architectures import Architecture, find_architecture
+from heptad.architectures.pretrained import WeightsFile, ensure_weights
+from heptad.architectures.states import READERS, read_state, refuse_differences
+from heptad.errors import DataError, RecipeError, WeightsError, unknown
+from heptad.files import sha256_of
+from heptad.randomness import derived_seed
+from heptad.recipe import Recipe
+from heptad.records import Batch
+
+
+class Model(nn.Module):
+    """A network under the recipe's policy: `train()` leaves the frozen layers as they must be.
+
+    network: the network itself, whose state dict is the one that is saved.
+    trained: names of the parameters in the optimizer.
+    held: modules that stay in evaluation mode while the rest trains.
+    start: what the network started from: the weights' `name`, the `sha256` of their file, and
+        `last_layer`, "new" or "kept".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        trained: frozenset[str],
+        held: list[nn.Module],
+        start: dict[str, Any],
+    ):
+        super().__init__()
+        self.network = network
+        self.trained = trained
+        self.start = start
+        # In a tuple, so that they are not registered a second time.
+        self._held = tuple(held)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def train(self, mode: bool = True) -> Model:
+        """Switch the network to training, all but what is held; or to evaluation."""
+        super().train(mode)
+        for module in self._held:
+            module.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give logits [N, K]."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Give what the optimizer moves, in the network's order."""
+        return [p for name, p in self.network.named_parameters() if name in self.trained]
+
+
+@dataclass(frozen=True)
+class StartWeights:
+    """Where a network's first values come from: a known file, a file of one's own, or a draw."""
+
+    name: str
+    known: WeightsFile | None = None
+    path: Path | None = None
+
+
+def find_weights(name: str, architecture: Architecture) -> StartWeights:
+    """Understand a recipe's `weights`, before anything is fetched or read.
+
+    Raises WeightsError if it is no name that the architecture has and no file.
+    """
+    if name == "none":
+        return StartWeights("none")
+    known = dict(architecture.weights)
+    if known:
+        known = {"default": next(iter(known.values())), **known}
+    if name in known:
+        resolved = next(iter(architecture.weights)) if name == "default" else name
+        return StartWeights(resolved, known=known[name])
+    path = Path(name).expanduser()
+    if path.is_file():
+        return StartWeights(path.name, path=path)
+    if path.suffix in READERS:
+        raise WeightsError(f"there is no weights file {name!r}.")
+    files = [f"a {suffix} file" for suffix in (".pth", ".safetensors")]
+    raise WeightsError(f"{architecture.name}: {unknown('weights', name, [*known, 'none', *files])}")
+
+
+def check_model(recipe: Recipe) -> tuple[Architecture, StartWeights]:
+    """Find the recipe's architecture and weights by name, before anything is fetched or built.
+
+    Raises RecipeError or WeightsError if there is none such or they do not fit the recipe.
+    """
+    architecture = find_architecture(
+        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
+    )
+    return architecture, find_weights(recipe.weights, architecture)
+
+
+def build_model(
+    recipe: Recipe,
+    *,
+    num_classes: int,
+    device: torch.device,
+    network: nn.Module | None = None,
+) -> Model:
+    """Build the network on `device`, channels last, frozen and held as the recipe says.
+
+    network: one that exists already, to be used instead; it is changed in place. Random start
+    values depend on the recipe's seed alone. Raises WeightsError if a file does not fit,
+    MissingError if known weights cannot be had, RecipeError for a setting without effect.
+    """
+    architecture, weights = check_model(recipe)
+    start = {"name": "given", "sha256": None, "last_layer": "given"}
+    if network is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(recipe.seed, "start"))
+            network, start = _start(recipe, architecture, weights, num_classes)
+    network = network.to(device, getattr(torch, recipe.precision)).to(
+        memory_format=torch.channels_last
+    )
+    trained = _trained_names(recipe, architecture, network)
+    return Model(network, trained=trained, held=_held(recipe, network, trained), start=start)
+
+
+def _trained_names(
+    recipe: Recipe, architecture: Architecture, network: nn.Module
+) -> frozenset[str]:
+    names = [name for name, _ in network.named_parameters()]
+    choices = {
+        "all": names,
+        "last-layer": [name for name in names if name.startswith(f"{architecture.last_layer}.")],
+    }
+    return frozenset(choices[recipe.trainable])
+
+
+def _held(recipe: Recipe, network: nn.Module, trained: frozenset[str]) -> list[nn.Module]:
+    """Choose the frozen layers that stay in evaluation mode; refuse settings without effect."""
+    if recipe.trainable == "all":
+        frozen = []
+    else:
+        frozen = [
+            module
+            for prefix, module in network.named_modules()
+            if not any(f"{prefix}.{name}" in trained for name, _ in module.named_parameters())
+        ]
+    norms = [module for module in frozen if isinstance(module, _BatchNorm)]
+    dropouts = [module for module in frozen if isinstance(module, _DropoutNd)]
+    for setting, default, layers in (
+        ("batchnorm", "frozen", norms),
+        ("frozen_dropout", "on", dropouts),
+    ):
+        if getattr(recipe, setting) != default and not layers:
+            raise RecipeError(
+                f"{setting} is {getattr(recipe, setting)}, but {recipe.architecture} with"
+                f" trainable = {recipe.trainable} has no such frozen layer; leave it at {default}."
+            )
+    return [
+        *(norms if recipe.batchnorm != "drifting" else ()),
+        *(dropouts if recipe.frozen_dropout == "off" else ()),
+    ]
+
+
+def _start(
+    recipe: Recipe, architecture: Architecture, weights: StartWeights, num_classes: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    if weights.known is None and weights.path is None:
+        network = architecture.build(recipe.channels, num_classes)
+        return network, {"name": "none", "sha256": None, "last_layer": "new"}
+    if weights.known:
+        path, sha256 = ensure_weights(weights.known)
+    else:
+        assert weights.path is not None
+        path, sha256 = weights.path, sha256_of(weights.path)
+    # Without memory of its own: the file's tensors become the parameters, copied nowhere.
+    with torch.device("meta"):
+        network = architecture.build(recipe.channels, num_classes)
+    is_kept = _load_into(network, path, architecture, may_keep_last=weights.known is None)
+    note = {"name": weights.name, "sha256": sha256, "last_layer": "kept" if is_kept else "new"}
+    return network, note
+
+
+def _load_into(
+    network: nn.Module, path: Path, architecture: Architecture, *, may_keep_last: bool
+) -> bool:
+    """Give the file's values to a network without any; tell whether the last layer's were kept."""
+    state = read_state(path)
+    expected = network.state_dict()
+    for name in expected:
+        # Files from before PyTorch 0.4.1 lack these counters, and loading them counts from zero.
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, torch.tensor(0))
+    last = [name for name in expected if name.startswith(f"{architecture.last_layer}.")]
+    is_kept = may_keep_last and all(
+        name in state and state[name].shape == expected[name].shape for name in last
+    )
+    if not is_kept:
+        layer = network.get_submodule(architecture.last_layer)
+        assert isinstance(layer, nn.Linear)
+        # Made outside the meta device, so with PyTorch's own initialisation.
+        fresh = nn.Linear(layer.in_features, layer.out_features)
+        state |= {f"{architecture.last_layer}.{k}": v for k, v in fresh.state_dict().items()}
+    refuse_differences(path, state, expected, what=architecture.name)
+    values = {name: value.to(expected[name].dtype).contiguous() for name, value in state.items()}
+    network.load_state_dict(values, strict=True, assign=True)
+    return is_kept
+
+
+def moving_buffers(model: Model) -> frozenset[str]:
+    """Name the buffers that training moves: the statistics of BatchNorm that is not held."""
+    model_is_training = model.training
+    model.train()
+    moving = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.network.named_modules()
+        if isinstance(module, _BatchNorm) and module.training
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    model.train(model_is_training)
+    return frozenset(moving)
+
+
+def frozen_digests(model: Model) -> dict[str, str]:
+    """Hash every parameter and buffer that training may not move: SHA-256 by name."""
+    moving = model.trained | moving_buffers(model)
+    return {
+        name: hashlib.sha256(_bytes_of(value)).hexdigest()
+        for name, value in model.network.state_dict().items()
+        if name not in moving
+    }
+
+
+def _bytes_of(value: Tensor) -> Any:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy()
+
+
+def recalibrate_batchnorm(model: Model, batches: Iterable[Batch]) -> None:
+    """Set the statistics of every BatchNorm to the means over the images of `batches`, each once.
+
+    Each layer's momentum is set so that the running figures are the batches' means and unbiased
+    variances, weighted by images. A batch of one image has no variance and is left out. Dropout
+    stays off. Raises DataError if no batch is left.
+    """
+    norms = [module for module in model.network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    num_seen = 0
+    with torch.no_grad():
+        for batch in batches:
+            if len(batch.labels) > 1:
+                num_seen += len(batch.labels)
+                for norm in norms:
+                    norm.momentum = len(batch.labels) / num_seen
+                model(batch.inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+    if not num_seen:
+        raise DataError("batchnorm is recalibrated, which needs batches of at least two images.")

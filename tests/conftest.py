@@ -1,0 +1,115 @@
+"""What the tests share: real digits in a cache of their own, and small folders of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heptad.datasets.dataset import find_dataset, read_part
+from heptad.datasets.idx import idx_header
+
+NAMES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """An empty cache for the whole session, which the first test that wants MNIST really fills.
+
+    No test sees, or touches, what the user has cached.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEPTAD_HOME", str(folder / "heptad"))
+        patch.setenv("TORCH_HOME", str(folder / "torch"))
+        yield folder / "heptad"
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """All of MNIST: {"train": (images [60000, 1, 28, 28], labels), "test": ...}, `uint8`."""
+    dataset = find_dataset("mnist")
+    return {part: read_part(dataset, part) for part in ("train", "test")}
+
+
+def write_idx(folder: Path, part: str, images, labels, *, packed: bool = False) -> None:
+    """Write images [N, H, W] and labels [N] as the two IDX files of a part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in zip(NAMES[part], (images, labels), strict=True):
+        content = idx_header(*values.shape) + values.astype(np.uint8).tobytes()
+        path = folder / (name + ".gz" if packed else name)
+        path.write_bytes(gzip.compress(content) if packed else content)
+
+
+@pytest.fixture(scope="session")
+def digits(mnist, tmp_path_factory) -> Path:
+    """A folder of IDX files with the first 512 training and 200 test digits of MNIST."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    for part, count in (("train", 512), ("test", 200)):
+        images, labels = mnist[part]
+        write_idx(folder, part, images[:count, 0], labels[:count])
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files without writing a line about each."""
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+class SpoilingHandler(QuietHandler):
+    """Serves every file changed by `spoil`, under a length that is never too small."""
+
+    spoil = staticmethod(lambda content: content)
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        sent = self.spoil(content)
+        self.send_response(200)
+        self.send_header("Content-Length", str(max(len(content), len(sent))))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(sent)
+
+
+class RedirectingHandler(QuietHandler):
+    """Sends whoever asks to an address that is not spoken."""
+
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", "http://192.0.2.1/elsewhere")
+        self.end_headers()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, handler: type[QuietHandler] = QuietHandler) -> Iterator[str]:
+    """Serve a folder over HTTP on 127.0.0.1; gives the address, with a slash at its end."""
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

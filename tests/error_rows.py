@@ -1,0 +1,488 @@
+"""What goes wrong, and what is said: the rows of docs/errors.md, each tried by a test.
+
+A row is: what is wrong, the command, its exit code, the first line of the message. The commands
+run in a folder that `make_bad_things` filled, so every name in a message is a relative one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+import heptad
+from conftest import NAMES
+from heptad.recipe import RunOptions
+
+
+class Row(NamedTuple):
+    """One mistake and its answer."""
+
+    wrong: str
+    command: str
+    code: int
+    message: str
+
+
+TRAIN = "train lenet5 --data digits --epochs 1 --limit 20"
+ROWS = [
+    # The command line
+    Row(
+        "unknown command",
+        "trian lenet5",
+        2,
+        'Unknown command "trian". Did you mean "train"?'
+        " Available commands: train, evaluate, predict, recipes, fetch, doctor.",
+    ),
+    Row(
+        "unknown flag",
+        "train lenet5 --epoch 3",
+        2,
+        "Unknown option: --epoch. Did you mean --epochs?",
+    ),
+    Row(
+        "flag without a value",
+        "train lenet5 --epochs",
+        2,
+        'Command "train" parameter --epochs requires an argument.',
+    ),
+    Row("no recipe", "train", 2, 'Command "train" parameter RECIPE requires an argument.'),
+    Row("a word too many", "train lenet5 vgg16", 2, "Unused Tokens: ['vgg16']."),
+    Row(
+        "a flag given twice",
+        "train lenet5 --seed 1 --seed 2",
+        2,
+        "Parameter --seed specified multiple times.",
+    ),
+    # Recipes
+    Row(
+        "unknown recipe",
+        "train lenet6",
+        2,
+        "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, vgg16, resnet50,"
+        " a .toml or .json file, or the folder of a run.",
+    ),
+    Row(
+        "a folder that is no run, as recipe",
+        "train empty",
+        2,
+        "the folder 'empty' is no run: it has no recipe.json.",
+    ),
+    Row(
+        "unknown setting in a file",
+        "train unknown-key.toml",
+        2,
+        "there is no setting 'learning-rate'. Did you mean 'learning_rate'? Allowed: "
+        + ", ".join(heptad.Recipe.model_fields)
+        + ".",
+    ),
+    Row(
+        "a file that is no TOML",
+        "train broken.toml",
+        2,
+        "the recipe 'broken.toml' cannot be read: Expected '=' after a key in a key/value pair"
+        " (at line 1, column 6).",
+    ),
+    Row(
+        "a file that holds a list",
+        "train list.json",
+        2,
+        "the recipe 'list.json' holds list; allowed: named settings.",
+    ),
+    Row(
+        "no epochs",
+        "train lenet5 --epochs 0",
+        2,
+        "epochs is 0; allowed: a whole number, at least 1, at most 1000000.",
+    ),
+    Row(
+        "negative batch size",
+        "train lenet5 --batch-size=-1",
+        2,
+        "batch_size is -1; allowed: a whole number, at least 1, at most 1000000.",
+    ),
+    Row(
+        "learning rate not finite",
+        "train lenet5 --learning-rate nan",
+        2,
+        "learning_rate is nan; allowed: a finite number, above 0.",
+    ),
+    Row(
+        "limit of nothing",
+        "train lenet5 --limit 0",
+        2,
+        "limit is 0; allowed: a whole number, at least 1, or none.",
+    ),
+    Row(
+        "a value mistyped",
+        "train resnet50 --batchnorm frosen",
+        2,
+        "batchnorm is frosen; allowed: frozen, recalibrated, drifting. Did you mean 'frozen'?",
+    ),
+    Row(
+        "unknown architecture",
+        "train lenet5 --architecture resnet",
+        2,
+        "there is no architecture 'resnet'. Did you mean 'resnet50'?"
+        " Allowed: lenet5, vgg16, resnet50.",
+    ),
+    Row(
+        "image size that a network does not take",
+        "train lenet5 --image-size 64",
+        2,
+        "image_size is 64 px, but lenet5 takes 32 px alone.",
+    ),
+    Row(
+        "channels that a network does not take",
+        "train vgg16 --channels 1",
+        2,
+        "channels is 1, but vgg16 takes 3.",
+    ),
+    Row(
+        "a setting without effect",
+        TRAIN + " --batchnorm drifting",
+        2,
+        "batchnorm is drifting, but lenet5 with trainable = all has no such frozen layer;"
+        " leave it at frozen.",
+    ),
+    Row(
+        "normalisation by weights that have none",
+        TRAIN + " --normalize weights",
+        2,
+        "normalize is weights, but the weights 'none' have no preset; allowed: none here.",
+    ),
+    # Options
+    Row(
+        "unknown device",
+        TRAIN + " --device gpu",
+        2,
+        "there is no device 'gpu'. Did you mean 'cpu'? Allowed: auto, cpu, cuda, mps, cuda:N.",
+    ),
+    Row(
+        "a device that is not here",
+        TRAIN + " --device cuda:99",
+        2,
+        "device is 'cuda:99', but PyTorch sees 0 CUDA devices here.",
+    ),
+    Row(
+        "memory in no known unit",
+        TRAIN + " --memory 5kg",
+        2,
+        "memory is 5kg; allowed: a size such as 512MB or 4GB.",
+    ),
+    Row(
+        "output under a file",
+        TRAIN + " --out note.txt/run",
+        2,
+        "no run folder can be made at note.txt/run: note.txt is a file.",
+    ),
+    Row(
+        "output where a run is",
+        TRAIN + " --out run",
+        2,
+        "the folder run holds a run already: recipe.json is there.",
+    ),
+    # Data
+    Row(
+        "unknown data set",
+        "train lenet5 --data fashion_mnist",
+        2,
+        "there is no data set 'fashion_mnist'. Did you mean 'fashion-mnist'?"
+        " Allowed: mnist, fashion-mnist, or a folder of IDX files.",
+    ),
+    Row(
+        "a folder without IDX files",
+        "train lenet5 --data empty",
+        2,
+        "empty holds no IDX files of train images, test images, train labels, test labels.",
+    ),
+    Row(
+        "counts that differ",
+        "train lenet5 --data differ",
+        2,
+        "differ/train-images-idx3-ubyte holds 20 images, but differ/train-labels-idx1-ubyte"
+        " 19 labels; each image needs one.",
+    ),
+    Row(
+        "wrong magic number",
+        "train lenet5 --data magic",
+        2,
+        "magic/train-images-idx3-ubyte is no IDX file of images: it begins with 0x00000801,"
+        " not with 0x00000803.",
+    ),
+    Row(
+        "an empty file",
+        "train lenet5 --data hollow",
+        2,
+        "hollow/train-images-idx3-ubyte is no IDX file of images: it begins with 0x(nothing),"
+        " not with 0x00000803.",
+    ),
+    Row(
+        "cut short",
+        "train lenet5 --data short",
+        2,
+        "short/train-images-idx3-ubyte is cut short: it holds 15,000 values where its header"
+        " says 15,680.",
+    ),
+    Row(
+        "cut within the header",
+        "train lenet5 --data header",
+        2,
+        "header/train-images-idx3-ubyte is cut short: it ends within its header.",
+    ),
+    Row(
+        "too long",
+        "train lenet5 --data long",
+        2,
+        "long/train-images-idx3-ubyte is too long: more follows the 15,680 values of its header.",
+    ),
+    Row(
+        "no image at all",
+        "train lenet5 --data none",
+        2,
+        "none/train-images-idx3-ubyte claims 0 x 28 x 28 values;"
+        " allowed: at least one, at most 8,589,934,592.",
+    ),
+    Row(
+        "a header that claims too much",
+        "train lenet5 --data claims",
+        2,
+        "claims/train-images-idx3-ubyte claims 4294967295 x 28 x 28 values;"
+        " allowed: at least one, at most 8,589,934,592.",
+    ),
+    Row(
+        "a label over 9",
+        "train lenet5 --data label",
+        2,
+        "label 7 of label/train-labels-idx1-ubyte is 10; allowed: 0 to 9.",
+    ),
+    Row(
+        "a damaged .gz",
+        "train lenet5 --data packed",
+        2,
+        "packed/train-images-idx3-ubyte.gz cannot be read:"
+        " Compressed file ended before the end-of-stream marker was reached.",
+    ),
+    # Weights
+    Row(
+        "unknown weights",
+        "train resnet50 --data digits --weights IMAGENET1K_V3",
+        2,
+        "resnet50: there is no weights 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V2'? Allowed:"
+        " default, IMAGENET1K_V2, IMAGENET1K_V1, none, a .pth file, a .safetensors file.",
+    ),
+    Row(
+        "no such weights file",
+        "train resnet50 --data digits --weights nowhere.pth",
+        2,
+        "there is no weights file 'nowhere.pth'.",
+    ),
+    Row(
+        "weights of another network",
+        TRAIN + " --weights other.pth",
+        2,
+        "other.pth holds the weights of another network than lenet5: 10 names or shapes differ.",
+    ),
+    Row(
+        "weights that hold a checkpoint",
+        TRAIN + " --weights checkpoint.pth",
+        2,
+        "checkpoint.pth is no plain state dict: it holds epoch, state_dict.",
+    ),
+    Row(
+        "weights that are not finite",
+        TRAIN + " --weights nan.pth",
+        2,
+        "nan.pth: fc3.bias holds values that are not finite.",
+    ),
+    Row(
+        "weights of an unknown kind",
+        TRAIN + " --weights note.txt",
+        2,
+        "note.txt is of no known kind; allowed: .pth, .pt, .safetensors.",
+    ),
+    Row(
+        "known weights that cannot be had",
+        "train resnet50 --data digits",
+        6,
+        "the weights resnet50-11ad3fa6.pth are not here and could not be fetched.",
+    ),
+    # Runs
+    Row("no such run", "evaluate nowhere", 2, "there is no run folder 'nowhere'."),
+    Row(
+        "a folder that is no run",
+        "evaluate empty",
+        2,
+        "empty is no run: it has no metrics.json.",
+    ),
+    Row(
+        "a run that was not finished",
+        "evaluate unfinished",
+        2,
+        "unfinished is a run that was not finished: it has no metrics.json.",
+    ),
+    Row(
+        "weights of a run that are gone",
+        "evaluate gone",
+        5,
+        "gone/lenet5_digits.pth is not what was saved: its SHA-256 is none, it is missing, not"
+        " WEIGHTS.",
+    ),
+    Row(
+        "a run of a newer version",
+        "predict newer picture.png",
+        5,
+        "newer/metrics.json has schema 2; this version of Heptad reads 1.",
+    ),
+    Row(
+        "metrics of a run that are no JSON",
+        "evaluate garbled",
+        5,
+        "garbled/metrics.json is damaged: Expecting value: line 1 column 1 (char 0).",
+    ),
+    # Pictures
+    Row("no such picture", "predict run nowhere.png", 2, "there is no image 'nowhere.png'."),
+    Row(
+        "a picture that is none",
+        "predict run note.txt",
+        2,
+        "note.txt is no picture that can be read: its content is of no known format.",
+    ),
+    Row(
+        "a picture cut short",
+        "predict run cut.png",
+        2,
+        "cut.png is no picture that can be read: image file is truncated.",
+    ),
+    Row(
+        "a picture of 16 bits",
+        "predict run deep.png",
+        2,
+        "deep.png has more than 8 bits a channel (mode I;16).",
+    ),
+    Row(
+        "a picture that unpacks to too much",
+        "predict run bomb.png",
+        2,
+        "bomb.png has 9000 x 9000 pixels; allowed: 50,000,000 in all.",
+    ),
+    Row(
+        "a folder without pictures",
+        "predict run empty",
+        2,
+        "empty holds no picture; looked for .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff.",
+    ),
+    Row("no picture named", "predict run", 2, "no image is named."),
+    Row(
+        "an odd number of answers",
+        "predict run picture.png --top 0",
+        2,
+        "top is 0; allowed: a whole number, at least 1.",
+    ),
+    # Fetching
+    Row(
+        "nothing to fetch",
+        "fetch",
+        2,
+        "nothing is named to fetch. Allowed: mnist, fashion-mnist, vgg16, resnet50,"
+        " vgg16-397923af.pth, resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
+    ),
+    Row(
+        "an unknown thing to fetch",
+        "fetch mnits",
+        2,
+        "there is no data set or weights 'mnits'. Did you mean 'mnist'? Allowed: mnist,"
+        " fashion-mnist, vgg16, resnet50, vgg16-397923af.pth, resnet50-11ad3fa6.pth,"
+        " resnet50-0676ba61.pth.",
+    ),
+    Row(
+        "a target that is a file",
+        "fetch mnist --to note.txt",
+        2,
+        "note.txt cannot be made a folder: File exists.",
+    ),
+    # Training
+    Row(
+        "a loss that explodes",
+        "train lenet5 --data digits --epochs 1 --learning-rate 1e30 --seed 1",
+        4,
+        "step 2, epoch 1: the loss is nan.",
+    ),
+]
+
+
+def make_bad_things(folder: Path, digits: Path) -> None:
+    """Fill a folder with all that the rows name: a good set and run, and every bad thing."""
+    for name in ("empty", "unfinished"):
+        (folder / name).mkdir()
+    shutil.copytree(digits, folder / "digits")
+    (folder / "note.txt").write_text("not a picture, not a folder, not weights")
+    (folder / "unfinished" / "recipe.json").write_text("{}")
+    (folder / "unknown-key.toml").write_text("learning-rate = 1\n")
+    (folder / "broken.toml").write_text("this is no TOML")
+    (folder / "list.json").write_text("[1, 2]")
+    _make_sets(folder)
+    _make_runs(folder)
+    _make_weights(folder)
+    _make_pictures(folder)
+
+
+def _make_sets(folder: Path) -> None:
+    images, labels = NAMES["train"]
+    header = struct.pack(">HBBIII", 0, 8, 3, 20, 28, 28)
+    good = header + bytes(20 * 784)
+    for name, file, content in (
+        ("differ", labels, struct.pack(">HBBI", 0, 8, 1, 19) + bytes(19)),
+        ("magic", images, struct.pack(">HBBI", 0, 8, 1, 20) + bytes(20)),
+        ("hollow", images, b""),
+        ("short", images, good[: 16 + 15_000]),
+        ("header", images, good[:10]),
+        ("long", images, good + b"\0"),
+        ("none", images, struct.pack(">HBBIII", 0, 8, 3, 0, 28, 28)),
+        ("claims", images, struct.pack(">HBBIII", 0, 8, 3, 2**32 - 1, 28, 28)),
+        ("label", labels, struct.pack(">HBBI", 0, 8, 1, 20) + bytes(7) + b"\x0a" + bytes(12)),
+        ("packed", images + ".gz", gzip.compress(good)[:-12]),
+    ):
+        (folder / name).mkdir()
+        for image_name, label_name in NAMES.values():
+            (folder / name / image_name).write_bytes(good)
+            (folder / name / label_name).write_bytes(struct.pack(">HBBI", 0, 8, 1, 20) + bytes(20))
+        if file.endswith(".gz"):
+            (folder / name / file.removesuffix(".gz")).unlink()
+        (folder / name / file).write_bytes(content)
+
+
+def _make_runs(folder: Path) -> None:
+    recipe = heptad.load_recipe("lenet5", data="digits", epochs=1, limit=20)
+    heptad.train(recipe, RunOptions(out="run"))
+    for name in ("gone", "newer", "garbled"):
+        shutil.copytree(folder / "run", folder / name)
+    (folder / "gone" / "lenet5_digits.pth").unlink()
+    metrics = json.loads((folder / "newer" / "metrics.json").read_text())
+    (folder / "newer" / "metrics.json").write_text(json.dumps(metrics | {"schema": 2}))
+    (folder / "garbled" / "metrics.json").write_text("garbled")
+
+
+def _make_weights(folder: Path) -> None:
+    state = torch.load(folder / "run" / "lenet5_digits.pth", weights_only=True)
+    torch.save(
+        {"conv.weight": torch.zeros(3, 3), "conv.bias": torch.zeros(3)}, folder / "other.pth"
+    )
+    torch.save({"epoch": 3, "state_dict": state}, folder / "checkpoint.pth")
+    torch.save(state | {"fc3.bias": torch.full((10,), float("nan"))}, folder / "nan.pth")
+
+
+def _make_pictures(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    content = (folder / "picture.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.new("L", (9000, 9000)).save(folder / "bomb.png")

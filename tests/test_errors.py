@@ -1,0 +1,65 @@
+"""Every row of docs/errors.md: the exit code, the first line, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+
+from error_rows import ROWS, make_bad_things
+from heptad.cli import main
+
+
+@pytest.fixture(scope="module")
+def bad_things(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_bad_things(folder, digits)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+
+
+def as_in_the_docs(message):
+    """What differs from machine to machine, as the row writes it."""
+    message = re.sub(r"not [0-9a-f]{64}", "not WEIGHTS", message)
+    return re.sub(r"sees \d+ CUDA", "sees 0 CUDA", message)
+
+
+def files_in(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.wrong)
+def test_the_mistake_is_answered_as_documented(row, bad_things, monkeypatch, capsys):
+    monkeypatch.chdir(bad_things)
+    before = files_in(bad_things)
+    words = shlex.split(row.command)
+
+    code = main(words)
+    said = capsys.readouterr()
+
+    first_line = said.err.removeprefix("error: ").splitlines()[0]
+    if row.code == 6:
+        first_line = next(line for line in said.err.splitlines() if line.startswith("error: "))[7:]
+    assert (code, as_in_the_docs(first_line)) == (row.code, row.message)
+    assert "Traceback" not in said.err
+
+    assert main([*words, "--json"]) == row.code
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"error"}
+    assert document["error"]["code"] == row.code
+    assert as_in_the_docs(document["error"]["message"].splitlines()[0]) == row.message
+    if row.code != 4:
+        assert files_in(bad_things) == before
+
+
+def test_no_two_mistakes_are_answered_alike():
+    assert len({row.message for row in ROWS}) == len(ROWS)
+    assert len({row.wrong for row in ROWS}) == len(ROWS)
