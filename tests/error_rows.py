@@ -121,6 +121,27 @@ ROWS = [
         "limit is 0; allowed: a whole number, at least 1, or none.",
     ),
     Row(
+        "negative limit",
+        "train lenet5 --limit=-5",
+        2,
+        "limit is -5; allowed: a whole number, at least 1, or none.",
+    ),
+    Row(
+        "a seed beyond 63 bits",
+        "train lenet5 --seed 9223372036854775808",
+        2,
+        "seed is 9223372036854775808; allowed: a whole number, at least 0, at most"
+        " 9223372036854775807.",
+    ),
+    Row(
+        "a single image in a batch of moving BatchNorm",
+        "train resnet50 --data digits --weights none --batchnorm drifting --limit 17"
+        " --batch-size 16",
+        2,
+        "batch_size is 16, which leaves one of 17 images alone in a batch, and BatchNorm that"
+        " moves needs two; change batch_size or limit.",
+    ),
+    Row(
         "a value mistyped",
         "train resnet50 --batchnorm frosen",
         2,
@@ -156,7 +177,7 @@ ROWS = [
         "normalisation by weights that have none",
         TRAIN + " --normalize weights",
         2,
-        "normalize is weights, but the weights 'none' have no preset; allowed: none here.",
+        "normalize is weights, but weights = none has no preset; lenet5 has no weights with one.",
     ),
     # Options
     Row(
@@ -187,7 +208,20 @@ ROWS = [
         "output where a run is",
         TRAIN + " --out run",
         2,
-        "the folder run holds a run already: recipe.json is there.",
+        "the folder run holds a run already.",
+    ),
+    Row(
+        "output where a run was not finished",
+        TRAIN + " --out unfinished",
+        2,
+        "the folder unfinished holds a run that was not finished: recipe.json is there.",
+    ),
+    Row(
+        "a further file under a name that is taken",
+        TRAIN + " --training-stats metrics.json",
+        2,
+        "training_stats is metrics.json, which every run has for another purpose; taken:"
+        " recipe.json, environment.json, metrics.jsonl, metrics.json, predictions.npz.",
     ),
     # Data
     Row(
@@ -275,7 +309,7 @@ ROWS = [
         "unknown weights",
         "train resnet50 --data digits --weights IMAGENET1K_V3",
         2,
-        "resnet50: there is no weights 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V2'? Allowed:"
+        "resnet50 has no weights 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V2'? Allowed:"
         " default, IMAGENET1K_V2, IMAGENET1K_V1, none, a .pth file, a .safetensors file.",
     ),
     Row(
@@ -295,6 +329,24 @@ ROWS = [
         TRAIN + " --weights checkpoint.pth",
         2,
         "checkpoint.pth is no plain state dict: it holds epoch, state_dict.",
+    ),
+    Row(
+        "weights that hold a whole model",
+        TRAIN + " --weights model.pth",
+        2,
+        "model.pth cannot be read as weights: it holds more than tensors, or is damaged.",
+    ),
+    Row(
+        "weights that are too large for float32",
+        TRAIN + " --weights huge.pth",
+        2,
+        "huge.pth: fc3.bias holds values that are not finite.",
+    ),
+    Row(
+        "weights that are sparse",
+        TRAIN + " --weights sparse.pth",
+        2,
+        "sparse.pth is no plain state dict: it holds fc3.bias.",
     ),
     Row(
         "weights that are not finite",
@@ -332,8 +384,25 @@ ROWS = [
         "weights of a run that are gone",
         "evaluate gone",
         5,
-        "gone/lenet5_digits.pth is not what was saved: its SHA-256 is none, it is missing, not"
-        " WEIGHTS.",
+        "gone/lenet5_digits.pth is missing.",
+    ),
+    Row(
+        "weights of a run that were changed",
+        "evaluate flipped",
+        5,
+        "flipped/lenet5_digits.pth is not what was saved: its SHA-256 is FOUND, not SAVED.",
+    ),
+    Row(
+        "metrics of a run that lack an entry",
+        "evaluate lacking",
+        5,
+        "lacking/metrics.json is damaged: it lacks 'weights'.",
+    ),
+    Row(
+        "metrics of a run that contradict themselves",
+        "evaluate contradicting",
+        5,
+        "contradicting/metrics.json is damaged: image_size is 64 px, but lenet5 takes 32 px alone.",
     ),
     Row(
         "a run of a newer version",
@@ -365,7 +434,7 @@ ROWS = [
         "a picture of 16 bits",
         "predict run deep.png",
         2,
-        "deep.png has more than 8 bits a channel (mode I;16).",
+        "deep.png has more than 8 bits a channel.",
     ),
     Row(
         "a picture that unpacks to too much",
@@ -407,6 +476,25 @@ ROWS = [
         "fetch mnist --to note.txt",
         2,
         "note.txt cannot be made a folder: File exists.",
+    ),
+    Row(
+        "a target without a name",
+        "fetch mnist --to ''",
+        2,
+        "to is empty; allowed: a folder.",
+    ),
+    # What the machine refuses
+    Row(
+        "a name that no file can have",
+        "train lenet5 --data " + 300 * "n",
+        2,
+        300 * "n" + ": File name too long.",
+    ),
+    Row(
+        "a set that is nowhere, and no network",
+        "train lenet5 --data fashion-mnist",
+        6,
+        "the data set 'fashion-mnist' is not here and could not be fetched.",
     ),
     # Training
     Row(
@@ -462,12 +550,21 @@ def _make_sets(folder: Path) -> None:
 def _make_runs(folder: Path) -> None:
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=1, limit=20)
     heptad.train(recipe, RunOptions(out="run"))
-    for name in ("gone", "newer", "garbled"):
+    for name in ("gone", "newer", "garbled", "flipped", "lacking", "contradicting"):
         shutil.copytree(folder / "run", folder / name)
     (folder / "gone" / "lenet5_digits.pth").unlink()
     metrics = json.loads((folder / "newer" / "metrics.json").read_text())
     (folder / "newer" / "metrics.json").write_text(json.dumps(metrics | {"schema": 2}))
     (folder / "garbled" / "metrics.json").write_text("garbled")
+    weights = folder / "flipped" / "lenet5_digits.pth"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    metrics = json.loads((folder / "lacking" / "metrics.json").read_text())
+    contradicting = metrics | {"recipe": metrics["recipe"] | {"image_size": 64}}
+    (folder / "contradicting" / "metrics.json").write_text(json.dumps(contradicting))
+    del metrics["weights"]
+    (folder / "lacking" / "metrics.json").write_text(json.dumps(metrics))
 
 
 def _make_weights(folder: Path) -> None:
@@ -475,6 +572,11 @@ def _make_weights(folder: Path) -> None:
     torch.save(
         {"conv.weight": torch.zeros(3, 3), "conv.bias": torch.zeros(3)}, folder / "other.pth"
     )
+    torch.save(torch.nn.Linear(2, 2), folder / "model.pth")
+    torch.save(
+        state | {"fc3.bias": torch.full((10,), 1e299, dtype=torch.float64)}, folder / "huge.pth"
+    )
+    torch.save(state | {"fc3.bias": state["fc3.bias"].to_sparse()}, folder / "sparse.pth")
     torch.save({"epoch": 3, "state_dict": state}, folder / "checkpoint.pth")
     torch.save(state | {"fc3.bias": torch.full((10,), float("nan"))}, folder / "nan.pth")
 

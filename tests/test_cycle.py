@@ -165,6 +165,36 @@ def test_dropout_draws_depend_on_the_place_in_the_run_alone(digits):
     assert first + rest == losses
 
 
+def plain_values(report):
+    return report.epoch, report.step_losses, report.step_images, report.scores.loss
+
+
+@pytest.mark.parametrize("num_reports", [1, 4, 6, 7, 8, 9, 10, 13])
+def test_a_break_anywhere_loses_no_step_and_no_evaluation(recipe, num_reports):
+    """An epoch is 6 steps, 2 scored batches and its own report."""
+    expected = [plain_values(report) for report in heptad.epochs(heptad.prepare(recipe))]
+    cycle = heptad.prepare(recipe)
+    seen = [report for _, report in zip(range(num_reports), heptad.progress(cycle), strict=False)]
+    rest = heptad.epochs(cycle)
+    first = [report for report in seen if isinstance(report, heptad.EpochReport)]
+    assert [plain_values(report) for report in [*first, *rest]] == expected
+
+
+def test_epochs_goes_on_after_steps_taken_by_hand(recipe):
+    cycle = heptad.prepare(recipe)
+    for _ in heptad.steps(cycle, Position(1)):
+        pass
+    assert [report.epoch for report in heptad.epochs(cycle)] == [1, 2]
+
+
+def test_the_generator_of_the_caller_is_left_alone_without_dropout(recipe):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    next(heptad.epochs(heptad.prepare(recipe)))
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_every_step_and_epoch_is_reported_in_order(recipe):
     kinds = [type(report).__name__ for report in heptad.progress(heptad.prepare(recipe))]
     epoch = ["StepReport"] * 6 + ["EvaluationReport"] * 2 + ["EpochReport"]

@@ -114,7 +114,7 @@ def test_normalize_weights_takes_the_preset_of_torchvision(digits, mnist):
 
 def test_normalize_weights_without_a_preset_is_refused(digits):
     recipe = heptad.load_recipe("lenet5", data=str(digits), normalize="weights")
-    with pytest.raises(RecipeError, match="have no preset"):
+    with pytest.raises(RecipeError, match="has no preset"):
         open_sources(recipe, device=CPU)
 
 

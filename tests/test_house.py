@@ -21,9 +21,9 @@ SOURCE = Path(heptad.__file__).parent
 # modules of a group do not import one another.
 ORDER = [
     ["errors"],
+    ["randomness", "files", "distributed"],
     ["recipe"],
     ["recipes"],
-    ["randomness", "files", "distributed"],
     ["records"],
     ["datasets", "architectures", "plots"],
     [

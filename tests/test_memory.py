@@ -45,11 +45,16 @@ def test_lenet5_on_all_of_mnist_stays_under_1_2_gb_first_run_included(tmp_path, 
 
 TAKE_BATCHES = """
 import sys, torch, heptad
-from heptad.stages.data import open_sources, training_batches
+from torch.nn.functional import cross_entropy
+from heptad.stages.data import open_sources, ordered_batches, training_batches
+from heptad.stages.evaluation import evaluate
 recipe = heptad.load_recipe("vgg16")
 sources = open_sources(recipe, device=torch.device("cpu"), memory=int(sys.argv[1]))
 for batch, _ in zip(training_batches(sources.train, recipe), range(20)):
     assert batch.inputs.shape == (64, 3, 224, 224)
+network = torch.nn.Sequential(torch.nn.AvgPool2d(56), torch.nn.Flatten())
+scores = evaluate(network, ordered_batches(sources.test, recipe), cross_entropy)
+assert scores.num_images == 10_000
 """
 
 

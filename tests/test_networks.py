@@ -14,7 +14,7 @@ import heptad
 from heptad.cycle import refuse_moved
 from heptad.errors import DataError, FrozenError, RecipeError
 from heptad.records import Position
-from heptad.stages.data import ordered_batches
+from heptad.stages.data import ordered_batches, training_batches
 from heptad.stages.model import build_model, frozen_digests
 
 CPU = torch.device("cpu")
@@ -118,8 +118,6 @@ def test_drifting_batchnorm_moves_its_statistics_as_the_plain_loop_does(small):
 
 
 def take_inputs(cycle):
-    from heptad.stages.data import training_batches
-
     for batch in training_batches(cycle.sources.train, cycle.recipe):
         yield batch.inputs.clone()
 

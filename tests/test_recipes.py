@@ -73,7 +73,7 @@ def test_a_recipe_is_read_from_json_and_from_a_run_folder(tmp_path):
 def test_text_is_read_as_the_number_that_it_shows():
     recipe = heptad.load_recipe("lenet5", epochs="3", learning_rate="1e-2", channels="3")
     assert (recipe.epochs, recipe.learning_rate, recipe.channels) == (3, 0.01, 3)
-    assert RunOptions.made_from({"memory": "2GB"}).memory == 2_000_000_000
+    assert RunOptions(**{"memory": "2GB"}).memory == 2_000_000_000
 
 
 def test_a_limit_is_taken_back_by_none():
@@ -94,7 +94,7 @@ def test_a_limit_is_taken_back_by_none():
         ({"learning_rate": -1}, "learning_rate is -1;"),
         ({"batch_size": -3}, "batch_size is -3;"),
         ({"limit": 0}, "limit is 0; allowed: a whole number, at least 1, or none."),
-        ({"seed": 2**70}, f"seed is {2**70}; allowed: a whole number, at least 0."),
+        ({"seed": 2**70}, f"seed is {2**70}; allowed: a whole number, at least 0, at most "),
         ({"batchnorm": "frozn"}, "Did you mean 'frozen'?"),
         ({"learningrate": 1}, "there is no setting 'learningrate'. Did you mean 'learning_rate'?"),
         (
@@ -128,10 +128,10 @@ names = st.sampled_from(list(Recipe.model_fields)) | st.text(max_size=10)
 @given(st.dictionaries(names, anything, max_size=5))
 def test_no_settings_at_all_break_the_reading_of_a_recipe(values):
     try:
-        recipe = Recipe.made_from({**heptad.load_recipe("lenet5").model_dump(), **values})
+        recipe = Recipe(**{**heptad.load_recipe("lenet5").model_dump(), **values})
     # The one error that may come; any other fails the test.
     except RecipeError:
         return
     # What was accepted can be written down and read again.
-    assert Recipe.made_from(tomllib.loads(to_toml(recipe))) == recipe
-    assert Recipe.made_from(json.loads(recipe.model_dump_json())) == recipe
+    assert Recipe(**tomllib.loads(to_toml(recipe))) == recipe
+    assert Recipe(**json.loads(recipe.model_dump_json())) == recipe

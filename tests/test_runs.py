@@ -266,12 +266,55 @@ def test_a_folder_that_is_no_finished_run_is_refused(copied_run, tmp_path):
         heptad.load_run(tmp_path / "nowhere")
 
 
-def test_a_plot_that_fails_costs_nothing_else(digits, workplace, monkeypatch, caplog):
-    monkeypatch.setattr("heptad.stages.saving.plot_training", lambda *_, **__: 1 / 0)
-    run = train("lenet5", digits, epochs=1, limit=20)
-    assert "could not be made" in caplog.text
+WITHOUT_MATPLOTLIB = """
+import sys
+sys.modules["matplotlib"] = None
+from heptad.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_plot_that_cannot_be_made_costs_nothing_else(digits, workplace):
+    words = ["train", "lenet5", "--data", str(digits), "--epochs", "1", "--limit", "20"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MATPLOTLIB, *words, "--out", "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lenet5_digits.png could not be made" in done.stderr
+    run = heptad.load_run("run")
     assert "lenet5_digits.png" not in run.metrics["files"]
-    assert heptad.load_run(run.folder).classes == tuple("0123456789")
+    assert run.evaluate().num_images == 20
+
+
+def test_of_two_runs_that_start_at_once_in_one_folder_one_is_refused(digits, workplace):
+    words = [sys.executable, "-m", "heptad", "train", "lenet5", "--data", str(digits)]
+    words += ["--epochs", "1", "--limit", "20", "--out", "shared"]
+    both = [
+        subprocess.Popen(
+            [*words, "--seed", str(k)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for k in range(2)
+    ]
+    said = [process.communicate()[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert "shared" in "".join(said)
+    assert heptad.load_run("shared").evaluate().num_images == 20
+
+
+def test_a_run_that_was_cut_off_is_called_unfinished(copied_run, digits):
+    (copied_run / "metrics.json").unlink()
+    with pytest.raises(OutputError, match="a run that was not finished") as raised:
+        train("lenet5", digits, out=str(copied_run))
+    assert "remove the folder" in raised.value.hint
+
+
+def test_the_plot_of_a_single_step_can_be_drawn(digits, workplace):
+    run = train("lenet5", digits, epochs=1, limit=20)
+    with Image.open(run.folder / "lenet5_digits.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
 def test_a_file_that_cannot_be_written_whole_is_not_there_and_ends_with_3(digits, tmp_path):

@@ -302,5 +302,5 @@ def test_unknown_weights_are_named(name, message):
 
 
 def test_a_network_without_pretrained_weights_says_what_it_takes():
-    with pytest.raises(WeightsError, match="lenet5: there is no weights 'default'"):
+    with pytest.raises(WeightsError, match="lenet5 has no weights 'default'"):
         build(heptad.load_recipe("lenet5", weights="default"))

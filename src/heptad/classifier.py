@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,15 @@ from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
 from heptad.datasets.dataset import find_dataset
 from heptad.datasets.pictures import read_picture
-from heptad.errors import DamagedError, DataError, HeptadError, NotFiniteError, RunError
-from heptad.files import sha256_of
+from heptad.errors import DamagedError, DataError, NotFiniteError, RunError, UnusableError
+from heptad.files import sha256_of, user_path
 from heptad.recipe import Recipe, RunOptions
-from heptad.records import Scores
+from heptad.records import EvaluationReport, Scores
 from heptad.stages.data import Transform, open_source, ordered_batches
 from heptad.stages.device import pick_device
-from heptad.stages.evaluation import evaluate
+from heptad.stages.evaluation import add_up, score_batches
 from heptad.stages.model import Model
-
-SCHEMA = 1
+from heptad.stages.saving import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,16 @@ class Classifier:
             ranked = zip(order.tolist(), values.tolist(), strict=True)
             yield Prediction(path, tuple((self.classes[k], value) for k, value in ranked))
 
-    def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
-        """Score the network on the test images of its own data, or of `data`.
+    def scoring(
+        self, data: str | None = None, *, memory: int = RunOptions().memory
+    ) -> Iterator[EvaluationReport | Scores]:
+        """Score the network on the test images of its own data, or of `data`; yield as it goes.
 
-        The run's limit holds here too, so that its own figure comes out again. Raises DataError if
-        the classes are not those that the network was trained on.
+        A report after each batch, last the scores. On its own data the run's limit holds, so that
+        its own figure comes out again; `data` is scored whole. Raises DataError if the classes are
+        not those that the network was trained on.
         """
-        recipe = self.recipe.changed(data=data) if data else self.recipe
+        recipe = self.recipe if data is None else self.recipe.changed(data=data, limit=None)
         dataset = find_dataset(recipe.data)
         if dataset.classes != self.classes:
             raise DataError(
@@ -82,7 +86,19 @@ class Classifier:
         source = open_source(
             recipe, dataset, "test", transform=self.transform, device=self.device, memory=memory
         )
-        return evaluate(self.model, ordered_batches(source, recipe), cross_entropy)
+        answers = []
+        num_scored = 0
+        for part in score_batches(self.model, ordered_batches(source, recipe)):
+            answers.append(part)
+            num_scored += len(part.labels)
+            yield EvaluationReport(len(self.metrics["epochs"]), num_scored, len(source.labels))
+        yield add_up(answers, cross_entropy)
+
+    def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
+        """Score the network and give the scores; see `scoring`."""
+        *_, scores = self.scoring(data, memory=memory)
+        assert isinstance(scores, Scores)
+        return scores
 
 
 def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = None) -> Classifier:
@@ -91,40 +107,70 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
     Raises RunError if the folder is no finished run, DamagedError if its weights are not the ones
     that were saved, DeviceError for a device that is not here.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     metrics = _read_metrics(folder)
-    try:
-        recipe = Recipe.made_from(metrics["recipe"])
-        transform = Transform.from_document(metrics["transform"])
-        classes = tuple(metrics["classes"])
-        path, expected = _weights_of(folder, recipe, metrics)
-    except (KeyError, TypeError, ValueError, AttributeError, HeptadError) as error:
-        raise DamagedError(f"{folder / 'metrics.json'} is damaged: {error!r}.") from error
-    found = sha256_of(path) if path.is_file() else "none, it is missing"
+    with _damage_in(folder / "metrics.json"):
+        recipe = Recipe(**metrics["recipe"])
+        classes = tuple(map(str, metrics["classes"]))
+        start = dict(metrics["weights"])
+        path, expected = _weights_in(folder, metrics)
+        architecture = find_architecture(
+            recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
+        )
+        transform = _transform_in(metrics, recipe)
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing.", hint="put the saved file back, or train again")
+    found = sha256_of(path)
     if found != expected:
         raise DamagedError(
             f"{path} is not what was saved: its SHA-256 is {found}, not {expected}.",
-            hint="train again, or put the saved file back",
+            hint="put the saved file back, or train again",
         )
     at = pick_device(device, threads=threads)
-    architecture = find_architecture(
-        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
-    )
     with torch.device("meta"):
         network = architecture.build(recipe.channels, len(classes))
     state = read_state(path)
-    refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
+    with _damage_in(folder / "metrics.json"):
+        refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
     network.load_state_dict(state, strict=True, assign=True)
     network = network.to(at).to(memory_format=torch.channels_last)
-    model = Model(network, trained=frozenset(), held=[], start=metrics["weights"])
+    model = Model(network, trained=frozenset(), held=[], start=start)
     return Classifier(folder, recipe, model.eval(), transform, classes, at, metrics)
 
 
-def _weights_of(folder: Path, recipe: Recipe, metrics: dict[str, Any]) -> tuple[Path, str]:
-    (name,) = (name for name in metrics["files"] if name.endswith(".pth"))
-    if Path(name).name != name or not name.startswith(f"{recipe.architecture}_"):
-        raise ValueError(f"{name!r} is no name of a weights file")
-    return folder / name, str(metrics["files"][name])
+@contextmanager
+def _damage_in(path: Path) -> Iterator[None]:
+    """Turn whatever reading a document of ours raises into the news that it is damaged."""
+    try:
+        yield
+    except KeyError as error:
+        raise DamagedError(f"{path} is damaged: it lacks {error.args[0]!r}.") from error
+    except UnusableError as error:
+        raise DamagedError(f"{path} is damaged: {error.message}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path} is damaged: {error}.") from error
+
+
+def _transform_in(metrics: dict[str, Any], recipe: Recipe) -> Transform:
+    transform = Transform.from_document(metrics["transform"])
+    numbers = (*transform.mean, *transform.deviation)
+    fits = (
+        (transform.image_size, transform.channels) == (recipe.image_size, recipe.channels)
+        and len(transform.mean) == len(transform.deviation) in (1, recipe.channels)
+        and all(map(isfinite, numbers))
+        and min(transform.deviation) > 0
+    )
+    if not fits:
+        raise ValueError("its transform does not fit its recipe")
+    return transform
+
+
+def _weights_in(folder: Path, metrics: dict[str, Any]) -> tuple[Path, str]:
+    files = dict(metrics["files"])
+    names = [name for name in files if name.endswith(".pth")]
+    if len(names) != 1 or Path(names[0]).name != names[0]:
+        raise ValueError(f"it names {len(names)} files of weights")
+    return folder / names[0], str(files[names[0]])
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

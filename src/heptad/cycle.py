@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import FrozenError, NotFiniteError
@@ -31,7 +32,13 @@ from heptad.records import (
     StepReport,
 )
 from heptad.stages import saving
-from heptad.stages.data import Sources, open_sources, ordered_batches, training_batches
+from heptad.stages.data import (
+    Sources,
+    check_transform,
+    open_sources,
+    ordered_batches,
+    training_batches,
+)
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import add_up, score_batches
 from heptad.stages.model import (
@@ -40,6 +47,7 @@ from heptad.stages.model import (
     check_model,
     frozen_digests,
     recalibrate_batchnorm,
+    refuse_lone_images,
 )
 from heptad.stages.objective import configure_objective
 from heptad.stages.training import train_steps
@@ -51,9 +59,11 @@ Report = StepReport | EvaluationReport | EpochReport
 
 @dataclass
 class Cycle:
-    """A training made ready: everything that its loop needs. Only `at` moves, besides the model.
+    """A training made ready: everything that its loop needs.
 
-    frozen: hashes of all that may not move, taken before the first step.
+    frozen: hashes of all that may not move, taken before the first step. What moves besides the
+    model: at, how far the training is; num_scored, the epochs that were evaluated; and of the
+    epoch that was trained on last, step_losses (tensors) and step_images.
     """
 
     recipe: Recipe
@@ -64,6 +74,9 @@ class Cycle:
     frozen: dict[str, str]
     ranks: Ranks = ALONE
     at: Position = START
+    num_scored: int = 0
+    step_losses: list[Tensor] = field(default_factory=list)
+    step_images: list[int] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:
@@ -89,6 +102,7 @@ def prepare(
     What the names in the recipe mean is looked up before any data or weights are fetched.
     """
     check_model(recipe)
+    check_transform(recipe)
     # Stage 1, device
     device = pick_device(options.device, threads=options.threads)
     # Stage 2, data
@@ -97,8 +111,10 @@ def prepare(
     # Stage 3, model
     num_classes = len(sources.train.classes)
     model = build_model(recipe, num_classes=num_classes, device=device, network=network)
+    num_images = len(sources.train.labels)
+    refuse_lone_images(model, num_images=num_images, batch_size=recipe.batch_size)
     if recipe.batchnorm == "recalibrated":
-        logger.info("recalibrating BatchNorm on %d images", len(sources.train.labels))
+        logger.info("recalibrating BatchNorm on %d images", num_images)
         recalibrate_batchnorm(model, ordered_batches(sources.train, recipe))
     # Stage 4, objective
     objective = configure_objective(recipe, model.trained_parameters())
@@ -108,7 +124,8 @@ def prepare(
 def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
     """Train from where the cycle is up to `stop`; yield after each step. Stage 5.
 
-    Raises NotFiniteError, with the step, if a loss is NaN or infinite.
+    On the CPU a loss that is NaN or infinite raises NotFiniteError, with the step. On a GPU, where
+    looking at it would wait, whoever reads `StepReport.loss` looks: the run's log, `progress`.
     """
     while cycle.at < stop:
         batches = training_batches(cycle.sources.train, cycle.recipe, cycle.at, cycle.ranks)
@@ -117,6 +134,10 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 cycle.model, _with_derived_draws(cycle, batches), cycle.objective
             ):
                 epoch = cycle.at.epoch
+                if cycle.at.num_seen == 0:
+                    cycle.step_losses, cycle.step_images = [], []
+                cycle.step_losses.append(loss)
+                cycle.step_images.append(batch.num_global)
                 num_seen = cycle.at.num_seen + batch.num_global
                 is_whole = num_seen == cycle.num_images
                 cycle.at = Position(epoch + 1) if is_whole else Position(epoch, num_seen)
@@ -132,13 +153,22 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"step {cycle.num_steps + 1}, epoch {cycle.at.epoch + 1}: {error.message}",
-                hint="a lower --learning-rate may help",
+                hint="a lower --learning-rate may help"
+                if cycle.num_steps
+                else "before any step: look at the pixels, mean, deviation and start weights",
             ) from error
 
 
 def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Seed what Dropout draws from before each step, so that the place alone decides the draw."""
+    """Seed what Dropout draws from before each step, so that the place alone decides the draw.
+
+    Without Dropout the caller's generator is left alone.
+    """
+    draws = cycle.model.has_dropout
     for batch in batches:
+        if not draws:
+            yield batch
+            continue
         at = cycle.at
         seed = derived_seed(cycle.recipe.seed, "dropout", at.epoch, at.num_seen, cycle.ranks.rank)
         # The CPU's generator alone takes 1.5 µs, all devices' several times that.
@@ -150,31 +180,36 @@ def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batc
 
 
 def progress(cycle: Cycle) -> Iterator[Report]:
-    """Carry out stages 5 and 6, epoch by epoch; yield every step, scored batch and epoch."""
-    while cycle.at.epoch < cycle.recipe.epochs:
+    """Carry out stages 5 and 6, epoch by epoch; yield every step, scored batch and epoch.
+
+    Goes on from wherever the cycle is: in an epoch, or before its evaluation. Raises
+    NotFiniteError for a loss or an answer that is NaN or infinite.
+    """
+    while cycle.num_scored < cycle.recipe.epochs:
         started_at = perf_counter()
-        epoch = cycle.at.epoch + 1
+        epoch = max(cycle.num_scored + 1, cycle.at.epoch)
         # Stage 5, training
-        done = []
-        for step in steps(cycle, Position(epoch)):
-            done.append(step)
-            yield step
+        yield from steps(cycle, Position(epoch))
         # Read from the device here, once for the whole epoch.
-        losses = torch.stack([step.loss_tensor for step in done]).tolist()
+        losses = torch.stack(cycle.step_losses).tolist()
+        if not all(map(isfinite, losses)):
+            raise NotFiniteError(f"epoch {epoch}: the loss of a step is not finite.")
         train_seconds = perf_counter() - started_at
         # Stage 6, evaluation
         test = cycle.sources.test
-        scored = []
+        answers = []
         num_scored = 0
-        for batch, logits in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
-            scored.append((batch, logits))
-            num_scored += batch.num_global
+        for part in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
+            answers.append(part)
+            num_scored += len(part.labels)
             yield EvaluationReport(epoch, num_scored, len(test.labels))
+        scores = add_up(answers, cycle.objective.loss)
+        cycle.num_scored = epoch
         yield EpochReport(
             epoch=epoch,
             step_losses=tuple(losses),
-            step_images=tuple(step.num_images for step in done),
-            scores=add_up(scored, cycle.objective.loss),
+            step_images=tuple(cycle.step_images),
+            scores=scores,
             train_seconds=train_seconds,
             seconds=perf_counter() - started_at,
         )
@@ -195,7 +230,7 @@ def run(
     FrozenError if anything moved that is not in the trained part.
     """
     started_at = perf_counter()
-    saving.check_output(options.out)
+    saving.check_output(options.out, recipe)
     cycle = prepare(recipe, options)
     folder = saving.make_run_folder(options.out, name=recipe.name)
     saving.write_json(folder / "recipe.json", recipe.model_dump())

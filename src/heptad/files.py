@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any, BinaryIO
 
 import platformdirs
@@ -26,12 +28,20 @@ from heptad.errors import MissingError, SaveError
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 15
+PROGRESS_INTERVAL_S = 10
+
+logger = logging.getLogger("heptad")
+
+
+def user_path(text: str | Path) -> Path:
+    """Turn what a user named into a path; `~` is home, and an unknown `~name` a plain name."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for an unknown name
 
 
 def cache_folder() -> Path:
     """Give the folder for data and weights: `$HEPTAD_HOME`, else the platform's cache folder."""
     given = os.environ.get("HEPTAD_HOME")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("heptad")
+    return user_path(given) if given else platformdirs.user_cache_path("heptad")
 
 
 def sha256_of(path: Path) -> str:
@@ -132,20 +142,37 @@ def download(url: str, file: BinaryIO, *, most_bytes: int) -> None:
     Only https is spoken, but for servers on this machine, and a redirect may not leave it.
     Raises DownloadError with the reason; what was written is then worth nothing.
     """
+    num_bytes = 0
+    said_at = perf_counter()
+    for chunk in _chunks(url):
+        num_bytes += len(chunk)
+        if num_bytes > most_bytes:
+            raise DownloadError(f"more than the {most_bytes:,} bytes it should have")
+        file.write(chunk)
+        if perf_counter() - said_at > PROGRESS_INTERVAL_S:
+            said_at = perf_counter()
+            logger.info("%d of at most %d MB", num_bytes // 1_000_000, most_bytes // 1_000_000)
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    """Give what `url` serves, in parts; whatever goes wrong on the way is a DownloadError."""
     try:
         _refuse_plain_http(url)
         with _opener().open(url, timeout=CONNECT_TIMEOUT_S) as response:
-            num_bytes = 0
-            while chunk := response.read(CHUNK):
-                num_bytes += len(chunk)
-                if num_bytes > most_bytes:
-                    raise DownloadError(f"more than the {most_bytes:,} bytes it should have")
-                file.write(chunk)
+            while True:
+                try:
+                    chunk = response.read(CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise DownloadError(f"the connection broke: {_reason(error)}") from error
+                if not chunk:
+                    return
+                yield chunk
     except urllib.error.HTTPError as error:
-        raise DownloadError(f"the server answered {error.code} {error.reason}") from error
+        with error:
+            raise DownloadError(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise DownloadError(f"no connection: {_reason(error.reason)}") from error
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"the connection broke: {_reason(error)}") from error
 
 

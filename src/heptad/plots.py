@@ -5,10 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 # Blue and orange of Okabe & Ito, which people with any colour vision tell apart.
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#8FA6B5"
 
@@ -27,6 +23,11 @@ def plot_training(
     step_losses: the losses of each epoch's steps. The others hold one value an epoch; accuracies
     and intervals are fractions.
     """
+    # Here, since a training that draws nothing needs none of it, and it takes a while to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
     figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
@@ -37,12 +38,16 @@ def plot_training(
     for epoch, losses in enumerate(step_losses):
         places = [epoch + (k + 1) / len(losses) for k in range(len(losses))]
         label = "each training step" if epoch == 0 else None
-        left.plot(places, losses, color=GRAY, alpha=0.45, linewidth=0.6, label=label)
+        marker = "." if len(losses) == 1 else None
+        left.plot(places, losses, color=GRAY, alpha=0.45, linewidth=0.6, marker=marker, label=label)
     left.plot(epochs, train_losses, color=BLUE, marker="o", label="training images, epoch mean")
     left.plot(epochs, test_losses, color=ORANGE, marker="s", label="test images, after the epoch")
+    shown = [loss for losses in step_losses for loss in losses] + [*train_losses, *test_losses]
     # The first steps of a training are far above the rest; on a linear scale they would hide it.
-    left.set_yscale("log")
-    left.yaxis.set_major_formatter("{x:g}")
+    if min(shown) > 0 and max(shown) > 10 * min(shown):
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+        left.yaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("epoch")
     left.set_ylabel("cross entropy (nats per image)")
     left.legend(frameon=False, fontsize=9)
@@ -62,22 +67,16 @@ def plot_training(
         marker="s",
         capsize=3,
         elinewidth=1,
-        label="accuracy, 95 % interval",
+        label=f"accuracy, 95 % interval; at the end {percent[-1]:.2f} %",
     )
-    right.annotate(
-        f"{percent[-1]:.2f} %",
-        (len(percent), percent[-1]),
-        textcoords="offset points",
-        xytext=(-7, 7),
-        ha="right",
-        color=ORANGE,
-    )
+    left.set_xlim(0, len(epochs) + 0.2)
+    right.set_xlim(0.5, len(epochs) + 0.5)
     right.set_xlabel("epoch")
     right.set_ylabel("images classified rightly (%)")
     right.legend(frameon=False, fontsize=9, loc="lower right")
 
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#DDDDDD", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     content = io.BytesIO()

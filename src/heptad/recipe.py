@@ -47,6 +47,19 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __init__(self, /, **values: Any) -> None:
+        """Check `values` and take them; text is read as the number that it shows.
+
+        Raises RecipeError with one line for every value that cannot be used.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # Misspelt names first: they explain what is missing.
+            problems = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            lines = [_complaint(type(self), dict(problem)) for problem in problems]
+            raise RecipeError("\n".join(lines)) from None
+
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, values: Any) -> Any:
@@ -60,23 +73,9 @@ class Settings(BaseModel):
                 )
         return values
 
-    @classmethod
-    def made_from(cls, values: Mapping[str, object]) -> Self:
-        """Check `values` and make the settings; text is read as the number that it shows.
-
-        Raises RecipeError with one line for every value that cannot be used.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            # Misspelt names first: they explain what is missing.
-            problems = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-            lines = [_complaint(cls, dict(problem)) for problem in problems]
-            raise RecipeError("\n".join(lines)) from None
-
     def changed(self, **settings: object) -> Self:
         """Give a copy with other `settings`, checked anew."""
-        return self.made_from({**self.model_dump(), **settings})
+        return type(self)(**{**self.model_dump(), **settings})
 
     @classmethod
     def allowed(cls, name: str) -> str:
@@ -152,7 +151,7 @@ class Recipe(Settings):
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Floating-point type; float64 is for checking, and slow."
     )
-    training_stats: str | None = Field(
+    training_stats: Annotated[str | None, BeforeValidator(_none_from_text)] = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(json|pkl)$",
         description="A further file of losses and accuracies.",
@@ -245,6 +244,6 @@ def _allowed(schema: dict[str, Any]) -> str:
         bounds.append(f"at least {schema['minimum']}")
     if "exclusiveMinimum" in schema:
         bounds.append(f"above {schema['exclusiveMinimum']:g}")
-    if "maximum" in schema and schema["maximum"] < MOST_BYTES:
+    if "maximum" in schema:
         bounds.append(f"at most {schema['maximum']}")
     return ", ".join([kind, *bounds])

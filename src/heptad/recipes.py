@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heptad.errors import RecipeError, did_you_mean
+from heptad.files import user_path
 from heptad.recipe import Recipe
 
 
@@ -85,7 +86,7 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
     if str(source) in RECIPES:
         recipe = RECIPES[str(source)].recipe
         return recipe.changed(**settings) if settings else recipe
-    path = Path(source)
+    path = user_path(source)
     if (path / "recipe.json").is_file():
         path = path / "recipe.json"
     if path.is_dir():
@@ -98,7 +99,7 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
             f"there is no recipe {str(source)!r}.{did_you_mean(str(source), RECIPES)}"
             f" Allowed: {', '.join(RECIPES)}, a .toml or .json file, or the folder of a run.",
         )
-    return Recipe.made_from({**_values_in(path), **settings})
+    return Recipe(**{**_values_in(path), **settings})
 
 
 READERS = {".toml": tomllib.loads, ".json": json.loads}

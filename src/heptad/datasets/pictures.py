@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from heptad.errors import ImageError
+from heptad.files import user_path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -29,9 +30,9 @@ def find_pictures(names: list[str]) -> list[Path]:
         raise ImageError("no image is named.", hint="name pictures, or folders of pictures")
     paths = []
     for name in names:
-        path = Path(name)
+        path = user_path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in path.iterdir() if _may_be_picture(p))
             if not inside:
                 raise ImageError(f"{name} holds no picture; looked for {', '.join(SUFFIXES)}.")
             paths += inside
@@ -42,6 +43,11 @@ def find_pictures(names: list[str]) -> list[Path]:
     return paths
 
 
+def _may_be_picture(path: Path) -> bool:
+    is_hidden = path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()
+
+
 def read_picture(path: Path, *, channels: int) -> NDArray[np.uint8]:
     """Decode a picture, upright, to gray [1, H, W] or RGB [3, H, W], `uint8`.
 
@@ -50,16 +56,19 @@ def read_picture(path: Path, *, channels: int) -> NDArray[np.uint8]:
     """
     try:
         # A file that Pillow finds suspicious is refused rather than decoded with a warning.
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("error")
+            picture = Image.open(file, formats=FORMATS)
             if picture.width * picture.height > MOST_PIXELS:
                 raise ImageError(
                     f"{path} has {picture.width} x {picture.height} pixels;"
                     f" allowed: {MOST_PIXELS:,} in all."
                 )
-            if picture.mode.startswith(("I", "F")):
+            # Pillow reads 16-bit colours as their upper 8 bits, and says so only here.
+            is_deep = any("16" in str(tile[3]) for tile in picture.tile)
+            if is_deep or picture.mode.startswith(("I", "F")):
                 raise ImageError(
-                    f"{path} has more than 8 bits a channel (mode {picture.mode}).",
+                    f"{path} has more than 8 bits a channel.",
                     hint="save it with 8 bits a channel first",
                 )
             upright = ImageOps.exif_transpose(picture)
@@ -78,7 +87,7 @@ def read_picture(path: Path, *, channels: int) -> NDArray[np.uint8]:
     # Damaged files make Pillow raise almost anything; each of them means that this is no picture.
     except Exception as error:
         raise ImageError(
-            f"{path} is no picture that can be read: {error}.",
+            f"{path} is no picture that can be read: {getattr(error, 'strerror', '') or error}.",
             hint=f"formats read: {', '.join(FORMATS)}",
         ) from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

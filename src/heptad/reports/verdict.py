@@ -7,8 +7,9 @@ from math import log
 
 from heptad.records import Run
 
-# A training loss this near to that of guessing has moved by no more than noise.
-NEAR_CHANCE = 0.95
+# A loss this near to that of guessing has moved by no more than noise; above it, answers are worse
+# than a guess.
+NEAR_GUESSING = 1.1
 MOST_NAMED = 5
 
 
@@ -22,54 +23,48 @@ class Verdict:
 
 
 def judge(run: Run) -> Verdict:
-    """Judge a finished run by its last epoch: the loss against ln K, and what it answers."""
+    """Judge a finished run by its last evaluation: what it answers, and the loss against ln K.
+
+    It has learned if the accuracy's whole interval is above what the commonest class would score.
+    """
     scores, classes = run.scores, run.metrics["classes"]
-    loss, guessing = run.epochs[-1].train_loss, log(len(classes))
+    guessing = log(len(classes))
+    costs = f"loss {scores.loss:.3f} where guessing costs ln {len(classes)} = {guessing:.2f}"
     answers = scores.confusion.sum(0).tolist()
+    images = scores.confusion.sum(1).tolist()
     answered = [name for name, count in zip(classes, answers, strict=True) if count]
-    if len(answered) == 1 and len(classes) > 1:
-        return Verdict(
-            False,
-            f"It did not learn: it answers {answered[0]!r} to every image.",
-            _advice(run),
-        )
-    if loss > NEAR_CHANCE * guessing:
-        return Verdict(
-            False,
-            f"It did not learn: its loss is {loss:.2f}, and guessing costs"
-            f" ln {len(classes)} = {guessing:.2f}.",
-            _advice(run),
-        )
-    commonest = int(scores.confusion.sum(1).max()) / scores.num_images
+    commonest = max(images) / scores.num_images
     if scores.interval[0] <= commonest:
-        return Verdict(
-            False,
-            f"It learned next to nothing: always answering the commonest class would score"
-            f" {100 * commonest:.1f} %.",
-            _advice(run),
+        found = (
+            f"it answers {answered[0]!r} to every image"
+            if len(answered) == 1
+            else f"always the commonest class would score {100 * commonest:.1f} %"
         )
-    learned = f"It learned: loss {loss:.3f} where guessing costs ln {len(classes)} = {guessing:.2f}"
-    present = scores.confusion.sum(1).tolist()
+        return Verdict(False, f"It did not learn: {found}; {costs}.", _advice(run))
     unused = [
-        name for name, n, there in zip(classes, answers, present, strict=True) if there and not n
+        name
+        for name, count, there in zip(classes, answers, images, strict=True)
+        if there and not count
     ]
     if unused:
         more = ", …" if len(unused) > MOST_NAMED else ""
+        named = ", ".join(unused[:MOST_NAMED])
         return Verdict(
-            True,
-            f"{learned}; but it never answers {', '.join(unused[:MOST_NAMED])}{more}.",
-            _advice(run),
+            True, f"It learned: {costs}; but it never answers {named}{more}.", _advice(run)
         )
-    return Verdict(True, f"{learned}, and every class is answered.")
+    return Verdict(True, f"It learned: {costs}, and every class that occurs is answered.")
 
 
 def _advice(run: Run) -> str:
+    """Say what to try: smaller steps if answers are worse than guesses, else larger or more."""
     recipe = run.recipe
     tries = []
     if run.metrics["weights"]["name"] == "none" and recipe.trainable == "last-layer":
         tries.append("pretrained weights (the frozen part is random)")
-    tries.append(f"--learning-rate {recipe.learning_rate / 10:g}")
-    tries.append(f"--epochs {2 * recipe.epochs}")
+    if run.scores.loss > NEAR_GUESSING * log(len(run.metrics["classes"])):
+        tries.append(f"--learning-rate {recipe.learning_rate / 10:g}")
+    else:
+        tries += [f"--epochs {2 * recipe.epochs}", f"--learning-rate {recipe.learning_rate * 10:g}"]
     if recipe.limit:
         tries.append("a larger --limit")
     return f"Try {', or '.join(tries)}."

@@ -129,6 +129,12 @@ def open_sources(
     return Sources(dataset.name, transform, train, test)
 
 
+def check_transform(recipe: Recipe) -> None:
+    """Raise RecipeError if the recipe normalises by weights that have no preset."""
+    if recipe.normalize == "weights":
+        _of_weights(recipe)
+
+
 def make_transform(recipe: Recipe, dataset: Dataset) -> Transform:
     """Give the recipe's transform, with mean and deviation from where the recipe says.
 
@@ -166,8 +172,8 @@ def _of_weights(recipe: Recipe) -> tuple[Numbers, Numbers]:
     preset: WeightsFile | None = architecture.weights.get(name)
     if preset is None:
         raise RecipeError(
-            f"normalize is weights, but the weights {recipe.weights!r} have no preset;"
-            f" allowed: {', '.join(['default', *names]) if names else 'none here'}."
+            f"normalize is weights, but weights = {recipe.weights} has no preset;"
+            f" {recipe.architecture} has {', '.join(names) if names else 'no weights with one'}."
         )
     return preset.mean, preset.deviation
 

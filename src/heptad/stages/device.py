@@ -17,11 +17,9 @@ def pick_device(name: str = "auto", *, threads: int | None = None) -> torch.devi
     name: "cpu", "cuda", "cuda:N", "mps", or "auto" for CUDA if there is one and else the CPU.
     Raises DeviceError if it is unknown or not in this machine; another is never taken instead.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in NAMES and not re.fullmatch(r"cuda:\d+", name):
+    if name not in NAMES and not re.fullmatch(r"cuda:[0-9]{1,2}", name):
         raise DeviceError(unknown("device", name, (*NAMES, "cuda:N")))
     device = torch.device(name)
     if device.type == "cuda":
@@ -39,4 +37,6 @@ def pick_device(name: str = "auto", *, threads: int | None = None) -> torch.devi
             "device is 'mps', but PyTorch finds no Apple GPU here.",
             hint="--device cpu works everywhere",
         )
+    if threads is not None:
+        torch.set_num_threads(threads)
     return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,19 @@ from heptad.errors import DataError, NotFiniteError
 from heptad.records import Batch, Loss, Scores
 
 
-def score_batches(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-    """Answer one batch after another; yield each batch and its logits [N, K].
+class Answers(NamedTuple):
+    """What the network said of a batch: logits [N, K], beside labels and ids [N].
+
+    The batch's inputs are not in it: kept to the end, they would be the whole test set.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def score_batches(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Answers]:
+    """Answer one batch after another; yield after each.
 
     The model is in evaluation mode meanwhile; its own mode is put back afterwards.
     """
@@ -23,36 +35,27 @@ def score_batches(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[
             # Around the call alone: held over a yield, it would reach into the caller's code.
             with torch.inference_mode():
                 logits = model(batch.inputs)
-            yield batch, logits
+            yield Answers(logits, batch.labels, batch.ids)
     finally:
         model.train(was_training)
 
 
-def add_up(scored: Iterable[tuple[Batch, Tensor]], loss: Loss) -> Scores:
+def add_up(answers: Iterable[Answers], loss: Loss) -> Scores:
     """Turn scored batches into scores; every image counts once, whatever its batch's size.
 
     Raises DataError if there are none, NotFiniteError if a logit is NaN or infinite: NaN would
     pass for class 0.
     """
-    batches, logits = [], []
-    for batch, answers in scored:
-        batches.append((batch.labels, batch.ids))
-        logits.append(answers)
-    if not batches:
+    parts = list(answers)
+    if not parts:
         raise DataError("there is no image to score.")
     # One move from the device, at the end: each earlier one would wait for it.
-    whole = torch.cat(logits).cpu()
-    if not whole.isfinite().all():
-        place = int((~whole.isfinite()).any(1).nonzero()[0])
-        raise NotFiniteError(f"the network's answer to image {place} is not finite.")
-    labels = torch.cat([labels for labels, _ in batches]).cpu()
-    return Scores(
-        logits=whole,
-        labels=labels,
-        ids=torch.cat([ids for _, ids in batches]),
-        # In float64, in which a sum over the images is exact enough to compare runs by.
-        loss=loss(whole.double(), labels).item(),
-    )
+    logits, labels, ids = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    if not logits.isfinite().all():
+        place = int((~logits.isfinite()).any(1).nonzero()[0])
+        raise NotFiniteError(f"the network's answer to image {int(ids[place])} is not finite.")
+    # In float64, in which a sum over the images is exact enough to compare runs by.
+    return Scores(logits, labels, ids, loss=loss(logits.double(), labels).item())
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> Scores:

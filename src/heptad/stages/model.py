@@ -19,9 +19,14 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from heptad.architectures import Architecture, find_architecture
 from heptad.architectures.pretrained import WeightsFile, ensure_weights
-from heptad.architectures.states import READERS, read_state, refuse_differences
-from heptad.errors import DataError, RecipeError, WeightsError, unknown
-from heptad.files import sha256_of
+from heptad.architectures.states import (
+    READERS,
+    read_state,
+    refuse_differences,
+    refuse_not_finite,
+)
+from heptad.errors import DataError, RecipeError, WeightsError, did_you_mean
+from heptad.files import sha256_of, user_path
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe
 from heptad.records import Batch
@@ -66,6 +71,14 @@ class Model(nn.Module):
         logits: Tensor = self.network(inputs)
         return logits
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a training step draws what to drop."""
+        return any(
+            isinstance(module, _DropoutNd) and module.p > 0 and module not in self._held
+            for module in self.network.modules()
+        )
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Give what the optimizer moves, in the network's order."""
         return [p for name, p in self.network.named_parameters() if name in self.trained]
@@ -93,24 +106,34 @@ def find_weights(name: str, architecture: Architecture) -> StartWeights:
     if name in known:
         resolved = next(iter(architecture.weights)) if name == "default" else name
         return StartWeights(resolved, known=known[name])
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return StartWeights(path.name, path=path)
-    if path.suffix in READERS:
+    if path.suffix.lower() in READERS:
         raise WeightsError(f"there is no weights file {name!r}.")
     files = [f"a {suffix} file" for suffix in (".pth", ".safetensors")]
-    raise WeightsError(f"{architecture.name}: {unknown('weights', name, [*known, 'none', *files])}")
+    choices = [*known, "none", *files]
+    raise WeightsError(
+        f"{architecture.name} has no weights {name!r}.{did_you_mean(name, choices)}"
+        f" Allowed: {', '.join(choices)}."
+    )
 
 
 def check_model(recipe: Recipe) -> tuple[Architecture, StartWeights]:
     """Find the recipe's architecture and weights by name, before anything is fetched or built.
 
-    Raises RecipeError or WeightsError if there is none such or they do not fit the recipe.
+    Raises RecipeError or WeightsError if there is none such, they do not fit the recipe, or a
+    setting would have no effect on this network.
     """
     architecture = find_architecture(
         recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
     )
-    return architecture, find_weights(recipe.weights, architecture)
+    weights = find_weights(recipe.weights, architecture)
+    # Without memory or values: enough to see which layers there are.
+    with torch.device("meta"):
+        network = architecture.build(recipe.channels, 2)
+    _held(recipe, network, _trained_names(recipe, architecture, network))
+    return architecture, weights
 
 
 def build_model(
@@ -218,8 +241,23 @@ def _load_into(
         state |= {f"{architecture.last_layer}.{k}": v for k, v in fresh.state_dict().items()}
     refuse_differences(path, state, expected, what=architecture.name)
     values = {name: value.to(expected[name].dtype).contiguous() for name, value in state.items()}
+    # Looked at in the type that is used: a float64 value may be too large for float32.
+    refuse_not_finite(path, values)
     network.load_state_dict(values, strict=True, assign=True)
     return is_kept
+
+
+def refuse_lone_images(model: Model, *, num_images: int, batch_size: int) -> None:
+    """Raise RecipeError if BatchNorm moves and some batch would have a single image.
+
+    One image has no variance over images: PyTorch refuses it where its maps are one pixel, and
+    elsewhere it spoils the statistics.
+    """
+    if moving_buffers(model) and (batch_size == 1 or num_images % batch_size == 1):
+        raise RecipeError(
+            f"batch_size is {batch_size}, which leaves one of {num_images:,} images alone in a"
+            " batch, and BatchNorm that moves needs two; change batch_size or limit."
+        )
 
 
 def moving_buffers(model: Model) -> frozenset[str]:

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from heptad.errors import NotFiniteError, OutputError, SaveError
-from heptad.files import sha256_of, write_bytes, writing
+from heptad.errors import NotFiniteError, OutputError, RecipeError, SaveError
+from heptad.files import sha256_of, user_path, write_bytes, writing
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores, StepReport
@@ -34,24 +34,26 @@ logger = logging.getLogger("heptad")
 
 RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
 RUNS_FOLDER = Path("runs")
+# Of `metrics.json`; a run of another one is not read.
+SCHEMA = 1
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
 LOG_INTERVAL_S = 1.0
 
 
-def check_output(out: str | None) -> None:
+def check_output(out: str | None, recipe: Recipe) -> None:
     """See that a run folder could be made at `out`, before any work is done; makes nothing.
 
-    Raises OutputError if it holds a run already, lies under a file, or cannot be written.
+    Raises OutputError if it holds a run already, lies under a file, or cannot be written, and
+    RecipeError if the recipe gives a file of its own the name of another.
     """
-    folder = Path(out).expanduser() if out else RUNS_FOLDER
+    if recipe.training_stats in RUN_FILES:
+        raise RecipeError(
+            f"training_stats is {recipe.training_stats}, which every run has for another purpose;"
+            f" taken: {', '.join(RUN_FILES)}."
+        )
+    folder = user_path(out) if out else RUNS_FOLDER
     if out and folder.is_dir():
-        taken = [name for name in RUN_FILES if (folder / name).exists()]
-        taken += sorted(path.name for path in folder.glob("*.pth"))
-        if taken:
-            raise OutputError(
-                f"the folder {out} holds a run already: {taken[0]} is there.",
-                hint="choose another --out, or leave it out for the next runs/NAME-NUMBER",
-            )
+        _refuse_run(folder)
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise OutputError(f"no run folder can be made at {out or folder}: {nearest} is a file.")
@@ -61,15 +63,35 @@ def check_output(out: str | None) -> None:
         )
 
 
-def make_run_folder(out: str | None, *, name: str) -> Path:
-    """Make the folder `out`, or runs/NAME-NUMBER with the first number that is free.
+def _refuse_run(folder: Path) -> None:
+    """Raise OutputError if a folder holds a run, finished or not."""
+    taken = [name for name in RUN_FILES if (folder / name).exists()]
+    taken += sorted(path.name for path in folder.glob("*.pth"))
+    if "metrics.json" in taken:
+        raise OutputError(
+            f"the folder {folder} holds a run already.",
+            hint="choose another --out, or leave it out for the next runs/NAME-NUMBER",
+        )
+    if taken:
+        raise OutputError(
+            f"the folder {folder} holds a run that was not finished: {taken[0]} is there.",
+            hint="remove the folder if nothing in it is needed, or choose another --out",
+        )
 
-    Raises OutputError if it cannot be made.
+
+def make_run_folder(out: str | None, *, name: str) -> Path:
+    """Make the folder `out`, or runs/NAME-NUMBER with the first number that is free, and claim it.
+
+    Of two runs that start at once in one folder, one gets it. Raises OutputError if it cannot be
+    made or is taken.
     """
     try:
         if out:
-            folder = Path(out).expanduser()
+            folder = user_path(out)
             folder.mkdir(parents=True, exist_ok=True)
+            _refuse_run(folder)
+            # Made by this call or not at all, so that of two runs only one goes on.
+            (folder / "recipe.json").touch(exist_ok=False)
             return folder
         RUNS_FOLDER.mkdir(exist_ok=True)
         number = 1
@@ -82,6 +104,8 @@ def make_run_folder(out: str | None, *, name: str) -> Path:
                 number += 1
             else:
                 return folder
+    except FileExistsError as error:
+        raise OutputError(f"another run has just begun in {out}.") from error
     except OSError as error:
         raise OutputError(
             f"no run folder can be made at {out or RUNS_FOLDER}: {error.strerror}."
@@ -249,7 +273,7 @@ def save_run(
     stem = f"{recipe.architecture}_{data_name}"
     save_weights(folder / f"{stem}.pth", network)
     save_predictions(folder / "predictions.npz", scores)
-    written = [*RUN_FILES, f"{stem}.pth"]
+    written = [name for name in RUN_FILES if name != "metrics.json"] + [f"{stem}.pth"]
     if recipe.training_stats:
         save_training_stats(folder / recipe.training_stats, recipe, epochs)
         written.append(recipe.training_stats)
@@ -259,9 +283,8 @@ def save_run(
     # Whatever goes wrong in drawing, hours of training must not be lost to it.
     except Exception:
         logger.warning("the plot %s.png could not be made", stem, exc_info=True)
-    written.remove("metrics.json")
     metrics = {
-        "schema": 1,
+        "schema": SCHEMA,
         "recipe": recipe.model_dump(),
         "epochs": [{**_epoch_line(epoch), "seconds": epoch.seconds} for epoch in epochs],
         **score_metrics(scores),
