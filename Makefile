@@ -11,8 +11,9 @@ BIN := $(VENV)/bin
 train: $(VENV)/installed
 	$(BIN)/heptad train lenet5
 
+# Two processes of one thread each: two cores are used better so than by two threads in one process.
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 slow: $(VENV)/installed-dev
 	$(BIN)/pytest -m slow
@@ -27,6 +28,7 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/lenet5_epoch.py
+	$(BIN)/python benchmarks/frozen_backbone.py
 
 clean:
 	rm -rf $(VENV)

@@ -23,7 +23,17 @@ from error_rows import ROWS  # noqa: E402
 from heptad.cli import main as heptad_main  # noqa: E402
 from heptad.recipes import RECIPES  # noqa: E402
 
-COMMANDS = ("", "train", "evaluate", "predict", "recipes", "fetch", "doctor")
+COMMANDS = (
+    "",
+    "train",
+    "evaluate",
+    "predict",
+    "recipes",
+    "fetch",
+    "doctor",
+    "cache list",
+    "cache clear",
+)
 MADE_BY = "<!-- written by docs/generate.py; do not edit -->\n"
 EXIT_CODES = """\
 | code | meaning |
@@ -43,7 +53,7 @@ def cli_page() -> str:
     """Give docs/cli.md: the help of every command, as it is printed."""
     parts = [MADE_BY, "# The command line\n"]
     for command in COMMANDS:
-        words = [command] if command else []
+        words = command.split()
         printed = io.StringIO()
         with redirect_stdout(printed):
             heptad_main([*words, "--help"])

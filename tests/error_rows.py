@@ -39,7 +39,7 @@ ROWS = [
         "trian lenet5",
         2,
         'Unknown command "trian". Did you mean "train"?'
-        " Available commands: train, evaluate, predict, recipes, fetch, doctor.",
+        " Available commands: train, evaluate, predict, recipes, fetch, cache, doctor.",
     ),
     Row(
         "unknown flag",

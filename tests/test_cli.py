@@ -309,6 +309,7 @@ def test_a_signal_ends_a_training_with_its_code(mnist, workplace, number, code, 
         assert message in err
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_said_to_be_that(digits, workplace):
     """A limit on the address space stands for a small machine."""
     command = f"ulimit -v 6000000; exec {sys.executable} -m heptad train lenet5 --epochs 1"

@@ -233,7 +233,7 @@ def test_a_network_and_sources_that_are_given_are_used(recipe):
     first = heptad.prepare(recipe)
     network = copy.deepcopy(first.model.network)
     second = heptad.prepare(recipe, sources=first.sources, network=network)
-    assert second.sources is first.sources
+    assert second.sources.train is first.sources.train
     assert second.model.network is network
 
 

@@ -34,6 +34,7 @@ def test_the_lenet_script_leaves_its_two_files(mnist, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"lenet5_mnist.pth", "lenet5_mnist.png"}
 
 
+@pytest.mark.slow
 def test_the_lenet_script_trains_what_the_command_trains(mnist, tmp_path):
     """Same recipe, same seed: the parts put together by hand give the same weights."""
     run_example("LeNet5.py", tmp_path, "epochs=1", "limit=500")

@@ -35,6 +35,7 @@ ORDER = [
         "stages.evaluation",
         "stages.saving",
     ],
+    ["features"],
     ["cycle"],
     ["classifier"],
     ["reports", "doctor", "fetching"],

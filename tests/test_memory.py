@@ -68,6 +68,8 @@ def test_memory_does_not_grow_with_the_size_that_images_are_resized_to(mnist, tm
     assert all_kept > 3.5
 
 
+# The pass over 2,000 images takes minutes on two cores.
+@pytest.mark.timeout(1500)
 def test_vgg16_on_a_thousand_images_stays_under_3_gb(mnist, tmp_path):
     torch.manual_seed(0)
     torch.save(vgg16(init_weights=False).state_dict(), tmp_path / "made.pth")

@@ -13,11 +13,13 @@ from torchvision.models import resnet50, vgg16
 import heptad
 from heptad.cycle import refuse_moved
 from heptad.errors import DataError, FrozenError, RecipeError
+from heptad.recipe import RunOptions
 from heptad.records import Position
 from heptad.stages.data import ordered_batches, training_batches
 from heptad.stages.model import build_model, frozen_digests
 
 CPU = torch.device("cpu")
+PLAIN = RunOptions(trunk="off")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def small(digits):
 
 
 def prepared(name, small, **settings):
-    return heptad.prepare(heptad.load_recipe(name, **(small | settings)))
+    """Made ready with the whole network in every step, so that all of it is looked at."""
+    return heptad.prepare(heptad.load_recipe(name, **(small | settings)), PLAIN)
 
 
 def take_steps(cycle, count):
@@ -52,26 +55,26 @@ def test_lenet5_has_the_parameters_counted_by_hand():
 
 def test_resnet50_trains_its_last_layer_alone(small):
     cycle = prepared("resnet50", small)
-    assert sum(p.numel() for p in cycle.model.parameters()) == 23_528_522
+    assert sum(p.numel() for p in cycle.whole.parameters()) == 23_528_522
     trained = [p for group in cycle.objective.optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in trained) == 20_490
     assert {p.data_ptr() for p in trained} == {
-        p.data_ptr() for p in cycle.model.network.fc.parameters()
+        p.data_ptr() for p in cycle.whole.network.fc.parameters()
     }
 
 
 def test_vgg16_trains_its_last_layer_alone_with_frozen_dropout_on(small):
     """Dropout before the last layer draws anew in every step, though its layers are frozen."""
     cycle = prepared("vgg16", small)
-    assert sum(p.numel() for p in cycle.model.parameters()) == 134_301_514
+    assert sum(p.numel() for p in cycle.whole.parameters()) == 134_301_514
     trained = [p for group in cycle.objective.optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in trained) == 40_970
     assert {p.data_ptr() for p in trained} == {
-        p.data_ptr() for p in cycle.model.network.classifier[6].parameters()
+        p.data_ptr() for p in cycle.whole.network.classifier[6].parameters()
     }
     inputs = cycle.sources.train.take(torch.arange(4), 0)
     cycle.model.train()
-    assert cycle.model.network.classifier[2].training
+    assert cycle.whole.network.classifier[2].training
     assert not torch.equal(cycle.model(inputs), cycle.model(inputs))
     take_steps(cycle, 2)
     refuse_moved(cycle)
@@ -89,11 +92,11 @@ def test_vgg16_with_frozen_dropout_off_answers_the_same_in_training(small):
 
 def test_frozen_batchnorm_moves_neither_parameter_nor_buffer(small):
     cycle = prepared("resnet50", small)
-    before = copy.deepcopy(cycle.model.network.state_dict())
+    before = copy.deepcopy(cycle.whole.network.state_dict())
     take_steps(cycle, 3)
     moved = {
         name
-        for name, value in cycle.model.network.state_dict().items()
+        for name, value in cycle.whole.network.state_dict().items()
         if not torch.equal(value, before[name])
     }
     assert moved == {"fc.weight", "fc.bias"}
@@ -102,7 +105,7 @@ def test_frozen_batchnorm_moves_neither_parameter_nor_buffer(small):
 
 def test_drifting_batchnorm_moves_its_statistics_as_the_plain_loop_does(small):
     cycle = prepared("resnet50", small, batchnorm="drifting")
-    plain = copy.deepcopy(cycle.model.network)
+    plain = copy.deepcopy(cycle.whole.network)
     batches = list(take_inputs(cycle))
     take_steps(cycle, 3)
     plain.train()
@@ -111,8 +114,8 @@ def test_drifting_batchnorm_moves_its_statistics_as_the_plain_loop_does(small):
             plain(inputs)
     for name, value in plain.state_dict().items():
         if "running" in name or "num_batches" in name:
-            assert torch.allclose(cycle.model.network.state_dict()[name], value, rtol=1e-4), name
-    assert cycle.model.network.bn1.num_batches_tracked == 3
+            assert torch.allclose(cycle.whole.network.state_dict()[name], value, rtol=1e-4), name
+    assert cycle.whole.network.bn1.num_batches_tracked == 3
     # What may not move under this policy either, did not: every parameter but the last layer's.
     refuse_moved(cycle)
 
@@ -128,7 +131,7 @@ def test_recalibrated_batchnorm_has_the_statistics_that_pytorch_computes(small):
     recipe = heptad.load_recipe("resnet50", **small)
     plain = build_model(recipe, num_classes=10, device=CPU).network
     update_bn([batch.inputs for batch in ordered_batches(cycle.sources.train, recipe)], plain)
-    ours = cycle.model.network.state_dict()
+    ours = cycle.whole.network.state_dict()
     for name, value in plain.state_dict().items():
         if "running" in name:
             assert torch.allclose(ours[name], value, rtol=1e-4, atol=1e-6), name
@@ -141,9 +144,9 @@ def test_recalibration_weighs_a_short_batch_by_its_images(small):
     cycle = prepared("resnet50", small, batchnorm="recalibrated", batch_size=40)
     inputs = cycle.sources.train.take(torch.arange(48), None)
     with torch.no_grad():
-        maps = cycle.model.network.conv1(inputs)
+        maps = cycle.whole.network.conv1(inputs)
     mean = maps.mean((0, 2, 3))
-    assert torch.allclose(cycle.model.network.bn1.running_mean, mean, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(cycle.whole.network.bn1.running_mean, mean, rtol=1e-4, atol=1e-6)
 
 
 def test_recalibration_on_a_single_image_is_refused(small):
@@ -172,7 +175,8 @@ def test_a_run_in_which_something_frozen_moves_is_not_saved(small, workplace):
             self.seen += len(inputs)
             return self.fc(inputs.flatten(1))
 
-    cycle = heptad.prepare(heptad.load_recipe("resnet50", **small), network=Counting())
+    recipe = heptad.load_recipe("resnet50", **small)
+    cycle = heptad.prepare(recipe, PLAIN, network=Counting())
     take_steps(cycle, 1)
     with pytest.raises(FrozenError, match="seen among them"):
         refuse_moved(cycle)
@@ -180,10 +184,10 @@ def test_a_run_in_which_something_frozen_moves_is_not_saved(small, workplace):
 
 def test_one_nudged_weight_changes_its_digest_alone(small):
     cycle = prepared("resnet50", small)
-    before = frozen_digests(cycle.model)
+    before = frozen_digests(cycle.whole)
     with torch.no_grad():
-        cycle.model.network.layer3[0].conv2.weight[0, 0, 0, 0] += 1e-6
-    after = frozen_digests(cycle.model)
+        cycle.whole.network.layer3[0].conv2.weight[0, 0, 0, 0] += 1e-6
+    after = frozen_digests(cycle.whole)
     assert [name for name in before if before[name] != after[name]] == ["layer3.0.conv2.weight"]
 
 
@@ -192,7 +196,7 @@ def test_the_state_dict_has_the_names_and_shapes_of_torchvision(small):
         ("resnet50", resnet50(), "fc"),
         ("vgg16", vgg16(init_weights=False), "classifier.6"),
     ):
-        network = prepared(name, small).model.network
+        network = prepared(name, small).whole.network
         ours = {key: value.shape for key, value in network.state_dict().items()}
         theirs = {key: value.shape for key, value in plain.state_dict().items()}
         different = {key for key in ours | theirs if ours.get(key) != theirs.get(key)}

@@ -10,7 +10,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from heptad.architectures import find_architecture
@@ -18,14 +20,14 @@ from heptad.architectures.states import read_state, refuse_differences
 from heptad.datasets.dataset import find_dataset
 from heptad.datasets.pictures import read_picture
 from heptad.errors import DamagedError, DataError, NotFiniteError, RunError, UnusableError
-from heptad.files import sha256_of, user_path
+from heptad.files import digest_of, sha256_of, user_path
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, Scores
 from heptad.stages.data import Transform, open_source, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import add_up, score_batches
-from heptad.stages.model import Model
-from heptad.stages.saving import SCHEMA
+from heptad.stages.model import Model, build_model, state_digests
+from heptad.stages.saving import SCHEMA, TRAINED_PART
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,11 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
             hint="put the saved file back, or train again",
         )
     at = pick_device(device, threads=threads)
+    state = read_state(path)
+    if path.name.endswith(TRAINED_PART):
+        state = _with_start(path, state, recipe, num_classes=len(classes))
     with torch.device("meta"):
         network = architecture.build(recipe.channels, len(classes))
-    state = read_state(path)
     with _damage_in(folder / "metrics.json"):
         refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
     network.load_state_dict(state, strict=True, assign=True)
@@ -168,9 +172,31 @@ def _transform_in(metrics: dict[str, Any], recipe: Recipe) -> Transform:
 def _weights_in(folder: Path, metrics: dict[str, Any]) -> tuple[Path, str]:
     files = dict(metrics["files"])
     names = [name for name in files if name.endswith(".pth")]
+    # Without the whole network its trained part stands for it.
+    names = names or [name for name in files if name.endswith(TRAINED_PART)]
     if len(names) != 1 or Path(names[0]).name != names[0]:
         raise ValueError(f"it names {len(names)} files of weights")
     return folder / names[0], str(files[names[0]])
+
+
+def _with_start(
+    path: Path, part: dict[str, Tensor], recipe: Recipe, *, num_classes: int
+) -> dict[str, Tensor]:
+    """Put a trained part back onto the weights that it was trained from.
+
+    Raises WeightsError or MissingError if those cannot be had, DamagedError if they are not the
+    same as then.
+    """
+    model = build_model(recipe, num_classes=num_classes, device=torch.device("cpu"))
+    with safetensors.safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get("rest")
+    rest = {name: digest for name, digest in state_digests(model).items() if name not in part}
+    if digest_of(rest) != expected:
+        raise DamagedError(
+            f"{path} was trained on other start weights than {recipe.weights} gives now.",
+            hint="put the weights back that the run began with: its metrics.json has their SHA-256",
+        )
+    return {**model.network.state_dict(), **part}
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

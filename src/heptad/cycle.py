@@ -6,7 +6,6 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import FrozenError, NotFiniteError
+from heptad.features.statistics import recalibrate
+from heptad.features.trunk import ENGINE, computing, describe_store, find_split
+from heptad.files import digest_of, write_json
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import (
@@ -26,6 +28,7 @@ from heptad.records import (
     EpochReport,
     EvaluationReport,
     Objective,
+    PassReport,
     Position,
     Prepared,
     Run,
@@ -46,13 +49,10 @@ from heptad.stages.model import (
     build_model,
     check_model,
     frozen_digests,
-    recalibrate_batchnorm,
     refuse_lone_images,
 )
 from heptad.stages.objective import configure_objective
 from heptad.stages.training import train_steps
-
-logger = logging.getLogger("heptad")
 
 Report = StepReport | EvaluationReport | EpochReport
 
@@ -61,17 +61,26 @@ Report = StepReport | EvaluationReport | EpochReport
 class Cycle:
     """A training made ready: everything that its loop needs.
 
-    frozen: hashes of all that may not move, taken before the first step. What moves besides the
-    model: at, how far the training is; num_scored, the epochs that were evaluated; and of the
-    epoch that was trained on last, step_losses (tensors) and step_images.
+    whole: the whole network. model: what the loop trains: the head where the sources are features,
+    else the whole. start, frozen: hashes of all that may not move, as it was loaded, and before the
+    first step (another only where BatchNorm was recalibrated). trunk: where it ends, or why there
+    is none, in words; num_computed: images of its pass that were not kept yet.
+
+    What moves besides the model: at, how far the training is; num_scored, the epochs that were
+    evaluated; and of the epoch trained on last, step_losses (tensors) and step_images.
     """
 
     recipe: Recipe
     device: torch.device
     sources: Sources
+    whole: Model
     model: Model
     objective: Objective
+    start: dict[str, str]
     frozen: dict[str, str]
+    trunk: str
+    trunk_seconds: float = 0.0
+    num_computed: int = 0
     ranks: Ranks = ALONE
     at: Position = START
     num_scored: int = 0
@@ -90,6 +99,66 @@ class Cycle:
         return self.at.epoch * -(-self.num_images // size) + -(-self.at.num_seen // size)
 
 
+def preparing(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    *,
+    sources: Sources | None = None,
+    network: nn.Module | None = None,
+) -> Iterator[PassReport | Cycle]:
+    """Carry out stages 1 to 4; yield after each batch of the trunk's pass, and last the cycle.
+
+    What the names in the recipe mean is looked up before any data or weights are fetched. Sources
+    and network that are given are used instead of being opened or built.
+    """
+    architecture, _ = check_model(recipe)
+    check_transform(recipe)
+    # Stage 1, device
+    device = pick_device(options.device, threads=options.threads)
+    # Stage 2, data
+    if sources is None:
+        sources = open_sources(recipe, device=device, memory=0)
+    # Stage 3, model
+    num_classes, num_images = len(sources.train.classes), len(sources.train.labels)
+    whole = build_model(recipe, num_classes=num_classes, device=device, network=network)
+    refuse_lone_images(whole, num_images=num_images, batch_size=recipe.batch_size)
+    start = frozen_digests(whole)
+    statistics = ""
+    if recipe.batchnorm == "recalibrated":
+        statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
+    # The trunk, if there is one, runs here, once; the head alone is trained.
+    started_at, num_computed = perf_counter(), 0
+    split, trunk = find_split(architecture, whole, sources, is_wanted=options.trunk == "cached")
+    model = whole
+    if split:
+        store = describe_store(recipe, split, sources, weights=start, statistics=statistics)
+        for made in computing(split.trunk(whole.network), sources, store, options.cache_size):
+            if isinstance(made, PassReport):
+                num_computed = made.num_done
+                yield made
+            else:
+                sources = made
+        model = whole.part(split.head(whole.network))
+    else:
+        sources = sources.resized_if_they_fit(options.memory)
+    trunk_seconds = perf_counter() - started_at if split else 0.0
+    # Stage 4, objective
+    objective = configure_objective(recipe, whole.trained_parameters())
+    yield Cycle(
+        recipe=recipe,
+        device=device,
+        sources=sources,
+        whole=whole,
+        model=model,
+        objective=objective,
+        start=start,
+        frozen=frozen_digests(whole) if statistics else start,
+        trunk=trunk,
+        trunk_seconds=trunk_seconds,
+        num_computed=num_computed,
+    )
+
+
 def prepare(
     recipe: Recipe,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
@@ -97,28 +166,10 @@ def prepare(
     sources: Sources | None = None,
     network: nn.Module | None = None,
 ) -> Cycle:
-    """Carry out stages 1 to 4. What is given is used instead of being opened or built.
-
-    What the names in the recipe mean is looked up before any data or weights are fetched.
-    """
-    check_model(recipe)
-    check_transform(recipe)
-    # Stage 1, device
-    device = pick_device(options.device, threads=options.threads)
-    # Stage 2, data
-    if sources is None:
-        sources = open_sources(recipe, device=device, memory=options.memory)
-    # Stage 3, model
-    num_classes = len(sources.train.classes)
-    model = build_model(recipe, num_classes=num_classes, device=device, network=network)
-    num_images = len(sources.train.labels)
-    refuse_lone_images(model, num_images=num_images, batch_size=recipe.batch_size)
-    if recipe.batchnorm == "recalibrated":
-        logger.info("recalibrating BatchNorm on %d images", num_images)
-        recalibrate_batchnorm(model, ordered_batches(sources.train, recipe))
-    # Stage 4, objective
-    objective = configure_objective(recipe, model.trained_parameters())
-    return Cycle(recipe, device, sources, model, objective, frozen=frozen_digests(model))
+    """Carry out stages 1 to 4 and give the cycle, ready to train; see `preparing`."""
+    *_, cycle = preparing(recipe, options, sources=sources, network=network)
+    assert isinstance(cycle, Cycle)
+    return cycle
 
 
 def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
@@ -223,18 +274,22 @@ def epochs(cycle: Cycle) -> Iterator[EpochReport]:
 def run(
     recipe: Recipe,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
-) -> Iterator[Prepared | Report | Run]:
-    """Carry out all seven stages; yield what was prepared, every report, and last the run.
+) -> Iterator[PassReport | Prepared | Report | Run]:
+    """Carry out all seven stages; yield the pass, what was prepared, every report, last the run.
 
     The output folder is checked before anything else and made before the first batch. Raises
     FrozenError if anything moved that is not in the trained part.
     """
     started_at = perf_counter()
     saving.check_output(options.out, recipe)
-    cycle = prepare(recipe, options)
+    for made in preparing(recipe, options):
+        if isinstance(made, PassReport):
+            yield made
+        else:
+            cycle = made
     folder = saving.make_run_folder(options.out, name=recipe.name)
-    saving.write_json(folder / "recipe.json", recipe.model_dump())
-    saving.write_json(folder / "environment.json", saving.environment())
+    write_json(folder / "recipe.json", recipe.model_dump())
+    write_json(folder / "environment.json", saving.environment())
     yield _prepared(cycle, folder)
     done = []
     with saving.metrics_log(folder / "metrics.jsonl") as log:
@@ -246,7 +301,8 @@ def run(
             yield report
     refuse_moved(cycle)
     # Stage 7, saving
-    yield _save(cycle, folder, tuple(done), seconds=perf_counter() - started_at)
+    seconds = perf_counter() - started_at
+    yield _save(cycle, folder, tuple(done), save=options.save, seconds=seconds)
 
 
 def train(
@@ -264,7 +320,7 @@ def refuse_moved(cycle: Cycle) -> None:
 
     Raises FrozenError, with the names, if a parameter or buffer changed.
     """
-    now = frozen_digests(cycle.model)
+    now = frozen_digests(cycle.whole)
     moved = [name for name, digest in cycle.frozen.items() if now.get(name) != digest]
     if moved:
         raise FrozenError(
@@ -280,30 +336,38 @@ def _prepared(cycle: Cycle, folder: Path) -> Prepared:
         device=str(cycle.device),
         num_train_images=cycle.num_images,
         num_test_images=len(cycle.sources.test.labels),
-        num_parameters=sum(p.numel() for p in cycle.model.parameters()),
-        num_trained=sum(p.numel() for p in cycle.model.trained_parameters()),
-        weights=cycle.model.start,
+        num_parameters=sum(p.numel() for p in cycle.whole.parameters()),
+        num_trained=sum(p.numel() for p in cycle.whole.trained_parameters()),
+        weights=cycle.whole.start,
+        trunk=cycle.trunk,
+        num_computed=cycle.num_computed,
     )
 
 
-def _save(cycle: Cycle, folder: Path, done: tuple[EpochReport, ...], *, seconds: float) -> Run:
+def _save(
+    cycle: Cycle, folder: Path, done: tuple[EpochReport, ...], *, save: str, seconds: float
+) -> Run:
     return saving.save_run(
         folder,
         cycle.recipe,
         done,
-        network=cycle.model.network,
+        network=cycle.whole.network,
+        unmoved={k: v for k, v in cycle.start.items() if cycle.frozen[k] == v},
+        save=save,
         data_name=cycle.sources.name,
         facts={
             "transform": cycle.sources.transform.as_document(),
-            "weights": cycle.model.start,
+            "weights": cycle.whole.start,
+            "trunk": cycle.trunk,
             "classes": list(cycle.sources.train.classes),
             "seconds": seconds,
-            "trunk_seconds": 0.0,
+            "trunk_seconds": cycle.trunk_seconds,
             "execution": {
                 "world_size": cycle.ranks.world_size,
                 "threads": torch.get_num_threads(),
                 "device": str(cycle.device),
-                "engine": "eager",
+                "engine": ENGINE,
+                "computed_features": cycle.num_computed,
                 "resumed_from": [],
                 "rank_images": [cycle.num_images],
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import logging
 import os
 import shutil
@@ -15,16 +16,22 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, BinaryIO
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from heptad.errors import MissingError, SaveError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is held there, and nothing is removed behind a run's back
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT_S = 15
@@ -48,6 +55,11 @@ def sha256_of(path: Path) -> str:
     """Hash a file's content; 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Hash a document of plain values, whatever the order of its entries: SHA-256."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -93,6 +105,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document, readable by people; raises SaveError."""
+    write_bytes(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file of the cache so that a good one can take its place; its new path."""
     aside = path.with_name(path.name + ".damaged")
@@ -112,15 +129,20 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, waiting_for: str = "another process") -> Iterator[None]:
     """Make `folder` and hold it against other processes that would fill it at the same time.
 
-    Raises MissingError if it cannot be made: what is to be put there is not here.
+    Waits for them, and says so. Raises MissingError if it cannot be made: what is to be put there
+    is not here.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("waiting for %s, which fills %s", waiting_for, folder)
+            lock.acquire()
     except OSError as error:
         raise MissingError(
             f"the cache {folder} cannot be written: {error.strerror or error}.",
@@ -130,6 +152,67 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+# What a process that uses a folder of the cache holds a shared lock on, and when it last did.
+IN_USE = ".in-use"
+
+
+class Held:
+    """A shared lock on a folder of the cache, for as long as this lives or until `release`.
+
+    The system frees it when its owner dies, however it dies.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.release = weakref.finalize(self, os.close, descriptor)
+
+
+def hold(folder: Path) -> Held | None:
+    """Note that a folder of the cache is used now, and keep it from being removed meanwhile.
+
+    None where the cache is read-only and nobody ever wrote: nothing can be removed there either.
+    """
+    path = folder / IN_USE
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        os.utime(path)
+    except OSError:
+        if not path.is_file():
+            return None
+        descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return Held(descriptor)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
+    """Try to have a folder of the cache for oneself; gives whether nobody holds it."""
+    if fcntl is None:
+        yield False
+        return
+    with (folder / IN_USE).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def used_at(folder: Path) -> float:
+    """Tell when a folder of the cache was last used, in seconds since 1970."""
+    try:
+        return (folder / IN_USE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def folder_bytes(folder: Path) -> int:
+    """Add up the sizes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 class DownloadError(Exception):

@@ -151,6 +151,9 @@ class Recipe(Settings):
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Floating-point type; float64 is for checking, and slow."
     )
+    feature_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="Type in which the features of a frozen trunk are kept."
+    )
     training_stats: Annotated[str | None, BeforeValidator(_none_from_text)] = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(json|pkl)$",
@@ -191,9 +194,27 @@ class RunOptions(Settings):
         json_schema_extra=_in_words("a size such as 512MB or 4GB"),
     )
 
-    @field_serializer("memory")
-    def _memory_as_bytes(self, memory: ByteSize) -> int:
-        return int(memory)
+    trunk: Literal["cached", "off"] = Field(
+        "cached",
+        description="Compute the outputs of the frozen trunk once and keep them, or run it in "
+        "every step as the plain loop does.",
+    )
+    cache_size: ByteSize = Field(
+        ByteSize(20_000_000_000),
+        ge=0,
+        le=MOST_BYTES,
+        description="All kept features together; those used longest ago go first, never those "
+        "that a live run uses.",
+        json_schema_extra=_in_words("a size such as 512MB or 20GB"),
+    )
+    save: Literal["whole", "trained-part"] = Field(
+        "whole",
+        description="Save the whole network, or only what differs from its start weights.",
+    )
+
+    @field_serializer("memory", "cache_size")
+    def _as_bytes(self, size: ByteSize) -> int:
+        return int(size)
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -142,7 +142,8 @@ class Scores:
 class Prepared:
     """What stages 1 to 4 made ready; the first report of a run.
 
-    weights: what the network started from, as in `metrics.json`.
+    weights: what the network started from, as in `metrics.json`. trunk: where the trunk ends, or
+    why there is none, in words. num_computed: images that its pass computed now.
     """
 
     recipe: Recipe
@@ -153,6 +154,17 @@ class Prepared:
     num_parameters: int
     num_trained: int
     weights: dict[str, Any]
+    trunk: str
+    num_computed: int
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One batch of the trunk's pass, just done: images computed, of how many, in how long."""
+
+    num_done: int
+    num_images: int
+    seconds: float
 
 
 @dataclass(frozen=True)

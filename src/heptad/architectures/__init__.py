@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 from torchvision.models import ResNet50_Weights, VGG16_Weights, resnet50, vgg16
@@ -15,6 +16,21 @@ from torchvision.models import ResNet50_Weights, VGG16_Weights, resnet50, vgg16
 from heptad.architectures.lenet import LeNet5
 from heptad.architectures.pretrained import WeightsFile
 from heptad.errors import RecipeError, unknown
+
+
+@dataclass(frozen=True)
+class Split:
+    """A place where a network can be cut into a trunk and a head.
+
+    Both are made of the network's own modules: what trains in the head trains in the network.
+    trunk: gives the part from images [N, C, H, W] to features [N, F], with F = num_features. head:
+    from features to logits [N, K].
+    """
+
+    name: str
+    num_features: int
+    trunk: Callable[[Any], nn.Module]
+    head: Callable[[Any], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class Architecture:
     last_layer: name of the submodule, a Linear, that gives one output a class.
     channels: the numbers of channels it can take. image_sizes: the sides in pixels it can take.
     weights: pretrained weights by name; the first is `default`.
+    splits: where it can be cut, the longest trunk first; which one serves depends on the recipe.
     """
 
     name: str
@@ -34,6 +51,18 @@ class Architecture:
     channels: tuple[int, ...]
     image_sizes: range
     weights: dict[str, WeightsFile] = field(default_factory=dict)
+    splits: tuple[Split, ...] = ()
+
+
+def _vgg_trunk(num_classifier_layers: int) -> Callable[[Any], nn.Module]:
+    return lambda vgg: nn.Sequential(
+        vgg.features, vgg.avgpool, nn.Flatten(1), *vgg.classifier[:num_classifier_layers]
+    )
+
+
+def _resnet_trunk(resnet: Any) -> nn.Module:
+    *layers, _ = resnet.children()
+    return nn.Sequential(*layers, nn.Flatten(1))
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -51,6 +80,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         channels=(3,),
         # Five halvings leave one pixel of 32.
         image_sizes=range(32, 1025),
+        # Dropout, on while training, ends the trunk; what is frozen behind it runs in every step.
+        splits=(
+            Split("before classifier.6", 4096, _vgg_trunk(6), lambda vgg: vgg.classifier[6]),
+            Split("after classifier.1", 4096, _vgg_trunk(2), lambda vgg: vgg.classifier[2:]),
+        ),
         weights={
             "IMAGENET1K_V1": WeightsFile.of(
                 VGG16_Weights.IMAGENET1K_V1,
@@ -65,6 +99,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         last_layer="fc",
         channels=(3,),
         image_sizes=range(32, 1025),
+        splits=(Split("before fc", 2048, _resnet_trunk, lambda resnet: resnet.fc),),
         weights={
             "IMAGENET1K_V2": WeightsFile.of(
                 ResNet50_Weights.IMAGENET1K_V2,

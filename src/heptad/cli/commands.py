@@ -244,6 +244,43 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
             print(f"  {path}")
 
 
+cache = App(name="cache", help="List or remove the features that are kept of frozen trunks.")
+app.command(cache)
+
+
+@cache.command(name="list")
+def list_cache(*, json: Json = False) -> None:
+    """List the features that are kept: of what, how large, when they were last used."""
+    from heptad.features.store import list_stores, stores_folder
+
+    stores = list_stores()
+    if json:
+        _print_json([store.as_document() for store in stores])
+        return
+    total_mb = sum(store.num_bytes for store in stores) / 1e6
+    print(f"{len(stores)} stores of features, {total_mb:,.1f} MB, in {stores_folder()}")
+    for store in stores:
+        print(f"{store.key[:12]}  {store.num_bytes / 1e6:,.1f} MB  {store.said}  {store.age}")
+
+
+@cache.command(name="clear")
+def clear_cache(*keys: str, json: Json = False) -> None:
+    """Remove kept features, all or those whose names are given; never what a live run uses.
+
+    Parameters
+    ----------
+    keys
+        Names as `heptad cache list` shows them, or their beginnings.
+    """
+    from heptad.features.store import clear_stores
+
+    removed, in_use = clear_stores(list(keys))
+    if json:
+        _print_json({"removed": removed, "in_use": in_use})
+        return
+    print(f"removed {len(removed)} stores" + (f"; {len(in_use)} are in use" if in_use else ""))
+
+
 @app.command
 def doctor(*, json: Json = False) -> None:
     """Say what is on this machine, what is missing for which recipe, and what to do about it."""

@@ -12,14 +12,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from heptad.records import EpochReport, EvaluationReport, Prepared, Run, Scores, StepReport
+from heptad.records import (
+    EpochReport,
+    EvaluationReport,
+    PassReport,
+    Prepared,
+    Run,
+    Scores,
+    StepReport,
+)
 from heptad.reports.verdict import judge
 
 # How often the live line reads the loss: on a GPU, reading it waits for the step.
 LIVE_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 30.0
 
-Event = Prepared | StepReport | EvaluationReport | EpochReport | Run
+Event = PassReport | Prepared | StepReport | EvaluationReport | EpochReport | Run
 
 
 class Show(Protocol):
@@ -55,10 +63,18 @@ def _live(console: Console) -> Iterator[Show]:
 
         def show(event: Event) -> None:
             nonlocal shown_at, prepared
-            if isinstance(event, Prepared):
+            if isinstance(event, PassReport):
+                bar.update(
+                    task,
+                    total=event.num_images,
+                    completed=event.num_done,
+                    description="the trunk's pass",
+                    figures=_pass_figures(event),
+                )
+            elif isinstance(event, Prepared):
                 prepared = event
                 _show_start(console, event)
-                bar.update(task, total=_total_images(event))
+                bar.reset(task, total=_total_images(event))
             elif isinstance(event, EpochReport):
                 say(console, _epoch_line(prepared, event))
             elif isinstance(event, (StepReport, EvaluationReport)):
@@ -102,7 +118,16 @@ def _plain(console: Console) -> Show:
     def show(event: Event) -> None:
         nonlocal shown_at, started_at, prepared
         now = perf_counter()
-        if isinstance(event, Prepared):
+        if isinstance(event, PassReport):
+            if now - shown_at < PLAIN_INTERVAL_S:
+                return
+            shown_at = now
+            left_s = event.seconds * (event.num_images / event.num_done - 1)
+            say(
+                console,
+                f"the trunk's pass  {_pass_figures(event)}, {left_s / 60:,.0f} minutes left",
+            )
+        elif isinstance(event, Prepared):
             prepared, started_at, shown_at = event, now, now
             _show_start(console, event)
         elif isinstance(event, EpochReport):
@@ -122,6 +147,11 @@ def _plain(console: Console) -> Show:
             )
 
     return show
+
+
+def _pass_figures(event: PassReport) -> str:
+    speed = event.num_done / event.seconds
+    return f"{event.num_done:,} of {event.num_images:,} images  {speed:,.1f} images/s"
 
 
 def _total_images(prepared: Prepared) -> int:
@@ -177,6 +207,10 @@ def _show_start(console: Console, prepared: Prepared) -> None:
         f" {prepared.num_test_images:,} test images{limit}; {prepared.num_trained:,} of"
         f" {prepared.num_parameters:,} parameters are trained, on {prepared.device}.",
     )
+    num_images = prepared.num_train_images + prepared.num_test_images
+    found = f"; {prepared.num_computed:,} of {num_images:,} images had to pass it"
+    is_cut = prepared.trunk.startswith("trunk")
+    say(console, f"{prepared.trunk.capitalize()}{found if is_cut else ''}.")
 
 
 def _epoch_line(prepared: Prepared, report: EpochReport) -> str:

@@ -7,7 +7,7 @@ the same pixels: those of Pillow, and so of `torchvision.transforms`, to the bit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -85,7 +85,10 @@ class Transform:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images in memory, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`."""
+    """Images in memory, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`.
+
+    images: as they are stored, or resized already.
+    """
 
     images: Tensor
     labels: Tensor
@@ -101,6 +104,25 @@ class ImageSource:
         inputs = self.transform.normalize(pixels)
         return inputs.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
+    def resized_if_it_fits(self, memory: int) -> ImageSource:
+        """Give the same source with its images resized once, if that takes at most `memory` bytes.
+
+        What `take` gives stays the same, to the bit.
+        """
+        size = self.transform.image_size
+        is_resized = self.images.shape[-2:] == (size, size)
+        if is_resized or self.images.shape[0] * self.images.shape[1] * size**2 > memory:
+            return self
+        resized = self.images.new_empty(*self.images.shape[:2], size, size)
+        # In parts, so that no second copy of the whole is ever held.
+        for target, few in zip(
+            torch.split(resized, IMAGES_AT_A_TIME),
+            torch.split(self.images, IMAGES_AT_A_TIME),
+            strict=True,
+        ):
+            target.copy_(self.transform.resize(few))
+        return replace(self, images=resized)
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -110,6 +132,14 @@ class Sources:
     transform: Transform
     train: Source
     test: Source
+
+    def resized_if_they_fit(self, memory: int) -> Sources:
+        """Give the same with images resized once where that takes at most `memory` bytes a part."""
+        train, test = (
+            source.resized_if_it_fits(memory) if isinstance(source, ImageSource) else source
+            for source in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test)
 
 
 def open_sources(
@@ -196,19 +226,8 @@ def open_source(
     if recipe.limit is not None and recipe.limit < len(labels):
         ids = stratified_sample(labels, recipe.limit, seed=recipe.seed)
         images, labels = images[ids], labels[ids]
-    pixels = torch.from_numpy(images)
-    if len(pixels) * pixels.shape[1] * recipe.image_size**2 <= memory:
-        # In parts, so that no second copy of the whole is ever held.
-        resized = pixels.new_empty(*pixels.shape[:2], recipe.image_size, recipe.image_size)
-        for target, few in zip(
-            torch.split(resized, IMAGES_AT_A_TIME),
-            torch.split(pixels, IMAGES_AT_A_TIME),
-            strict=True,
-        ):
-            target.copy_(transform.resize(few))
-        pixels = resized
-    return ImageSource(
-        images=pixels,
+    source = ImageSource(
+        images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         ids=torch.from_numpy(ids),
         classes=dataset.classes,
@@ -216,6 +235,7 @@ def open_source(
         device=device,
         dtype=getattr(torch, recipe.precision),
     )
+    return source.resized_if_it_fits(memory)
 
 
 def stratified_sample(

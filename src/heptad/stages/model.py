@@ -83,6 +83,16 @@ class Model(nn.Module):
         """Give what the optimizer moves, in the network's order."""
         return [p for name, p in self.network.named_parameters() if name in self.trained]
 
+    def part(self, network: nn.Module) -> Model:
+        """Give a part of the network, made of its own modules, under the same policy."""
+        own = set(network.modules())
+        return Model(
+            network,
+            trained=frozenset(name for name, p in network.named_parameters() if p.requires_grad),
+            held=[module for module in self._held if module in own],
+            start=self.start,
+        )
+
 
 @dataclass(frozen=True)
 class StartWeights:
@@ -274,14 +284,18 @@ def moving_buffers(model: Model) -> frozenset[str]:
     return frozenset(moving)
 
 
-def frozen_digests(model: Model) -> dict[str, str]:
-    """Hash every parameter and buffer that training may not move: SHA-256 by name."""
-    moving = model.trained | moving_buffers(model)
+def state_digests(model: Model, *, leave_out: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Hash every parameter and buffer of the network, but those to leave out: SHA-256 by name."""
     return {
         name: hashlib.sha256(_bytes_of(value)).hexdigest()
         for name, value in model.network.state_dict().items()
-        if name not in moving
+        if name not in leave_out
     }
+
+
+def frozen_digests(model: Model) -> dict[str, str]:
+    """Hash every parameter and buffer that training may not move: SHA-256 by name."""
+    return state_digests(model, leave_out=model.trained | moving_buffers(model))
 
 
 def _bytes_of(value: Tensor) -> Any:

@@ -21,11 +21,12 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 
 from heptad.errors import NotFiniteError, OutputError, RecipeError, SaveError
-from heptad.files import sha256_of, user_path, write_bytes, writing
+from heptad.files import digest_of, sha256_of, user_path, write_bytes, write_json, writing
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores, StepReport
@@ -34,6 +35,8 @@ logger = logging.getLogger("heptad")
 
 RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
 RUNS_FOLDER = Path("runs")
+# Ends the name of the small file of what was trained, with a hash of the rest.
+TRAINED_PART = ".trained.safetensors"
 # Of `metrics.json`; a run of another one is not read.
 SCHEMA = 1
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
@@ -110,11 +113,6 @@ def make_run_folder(out: str | None, *, name: str) -> Path:
         raise OutputError(
             f"no run folder can be made at {out or RUNS_FOLDER}: {error.strerror}."
         ) from error
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON document, readable by people; raises SaveError."""
-    write_bytes(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
 
 
 def environment() -> dict[str, Any]:
@@ -202,6 +200,19 @@ def save_weights(path: Path, network: nn.Module) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
+def save_trained_part(path: Path, network: nn.Module, unmoved: Mapping[str, str]) -> None:
+    """Save what differs from the start weights as safetensors; raises SaveError.
+
+    unmoved: SHA-256 by name of all the rest, whose common hash is noted in the file as `rest`.
+    """
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if name not in unmoved
+    }
+    write_bytes(path, safetensors.torch.save(state, metadata={"rest": digest_of(unmoved)}))
+
+
 def training_stats(recipe: Recipe, epochs: Sequence[EpochReport]) -> dict[str, Any]:
     """Give losses and accuracies as plain lists; accuracies in percent, as such files hold them.
 
@@ -261,19 +272,28 @@ def save_run(
     epochs: tuple[EpochReport, ...],
     *,
     network: nn.Module,
+    unmoved: Mapping[str, str],
+    save: str,
     data_name: str,
     facts: Mapping[str, Any],
 ) -> Run:
     """Write what a finished run leaves beside its recipe and log; `metrics.json` last.
 
-    data_name: short name of the data, for file names. facts: further entries of `metrics.json`.
-    A plot that fails costs a warning, nothing else. Raises SaveError if a file cannot be written.
+    unmoved: hashes of the tensors that are as they were loaded; the others are the trained part.
+    save: "whole" or "trained-part". data_name: short name of the data, for file names. facts:
+    further entries of `metrics.json`. A plot that fails costs a warning, nothing else. Raises
+    SaveError if a file cannot be written.
     """
     scores = epochs[-1].scores
     stem = f"{recipe.architecture}_{data_name}"
-    save_weights(folder / f"{stem}.pth", network)
+    written = [name for name in RUN_FILES if name != "metrics.json"]
+    if unmoved:
+        save_trained_part(folder / f"{stem}{TRAINED_PART}", network, unmoved)
+        written.append(f"{stem}{TRAINED_PART}")
+    if save == "whole" or not unmoved:
+        save_weights(folder / f"{stem}.pth", network)
+        written.append(f"{stem}.pth")
     save_predictions(folder / "predictions.npz", scores)
-    written = [name for name in RUN_FILES if name != "metrics.json"] + [f"{stem}.pth"]
     if recipe.training_stats:
         save_training_stats(folder / recipe.training_stats, recipe, epochs)
         written.append(recipe.training_stats)

@@ -1,0 +1,89 @@
+"""Recalibrated BatchNorm statistics, kept under what they were computed from.
+
+They cost a pass over the training images; a second run on the same ones pays none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from heptad.errors import MissingError, SaveError
+from heptad.features.store import row_keys
+from heptad.files import cache_folder, digest_of, locked, sha256_of, write_bytes
+from heptad.recipe import Recipe
+from heptad.records import Source
+from heptad.stages.data import ImageSource, ordered_batches
+from heptad.stages.model import Model, recalibrate_batchnorm
+
+logger = logging.getLogger("heptad")
+
+
+def recalibrate(model: Model, source: Source, recipe: Recipe, *, weights: str) -> str:
+    """Give every BatchNorm the statistics of the source's images, kept or computed now.
+
+    weights: hash of the network before. Returns the name of what they were computed from: weights,
+    transform, images in their order, batch size. Those of a source that is no ImageSource are not
+    kept, and have no name. Errors as in `recalibrate_batchnorm`.
+    """
+    if not isinstance(source, ImageSource):
+        recalibrate_batchnorm(model, ordered_batches(source, recipe))
+        return "unknown"
+    name = digest_of(
+        {
+            "weights": weights,
+            "transform": source.transform.as_document(),
+            "images": hashlib.sha256(row_keys(source.images.numpy()).tobytes()).hexdigest(),
+            "batch_size": recipe.batch_size,
+            "precision": recipe.precision,
+        }
+    )
+    folder = cache_folder() / "batchnorm"
+    if not _load(model.network, folder, name):
+        logger.info("recalibrating BatchNorm on %d images", len(source.labels))
+        recalibrate_batchnorm(model, ordered_batches(source, recipe))
+        _keep(model.network, folder, name)
+    return name
+
+
+def statistics_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Name the BatchNorm layers of a network."""
+    return {
+        prefix: module
+        for prefix, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
+
+
+def _load(network: nn.Module, folder: Path, name: str) -> bool:
+    for path in folder.glob(f"{name}.*.safetensors"):
+        if sha256_of(path) != path.name.split(".")[1]:
+            logger.warning("%s is damaged; the statistics are computed again", path)
+            continue
+        buffers = safetensors.torch.load_file(path)
+        state = network.state_dict()
+        for key, value in buffers.items():
+            state[key].copy_(value)
+        return True
+    return False
+
+
+def _keep(network: nn.Module, folder: Path, name: str) -> None:
+    buffers = {
+        f"{prefix}.{key}": value.detach().cpu().contiguous()
+        for prefix, module in statistics_of(network).items()
+        for key, value in module.named_buffers(recurse=False)
+    }
+    content = safetensors.torch.save(buffers)
+    path = folder / f"{name}.{hashlib.sha256(content).hexdigest()}.safetensors"
+    try:
+        with locked(folder):
+            write_bytes(path, content)
+    # They are in the network; a later run computes them again.
+    except (SaveError, MissingError) as error:
+        logger.warning("the recalibrated statistics are not kept: %s", error.message)

@@ -1,0 +1,239 @@
+"""Features on disk: rows found by what they were computed from, in verified shards.
+
+A store is a folder of the cache, named by everything that decides a feature but the image; a row
+is named by its image's pixels. A shard is one file under the hash of its own content, whole or
+absent, so there is no index that must be right: opening a store is reading and checking its shards.
+Splits, limits, folds and added images are nothing but lists of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from heptad.errors import SaveError, UnusableError
+from heptad.files import (
+    cache_folder,
+    exclusive,
+    folder_bytes,
+    sha256_of,
+    used_at,
+    write_bytes,
+)
+
+logger = logging.getLogger("heptad")
+
+# The name of a row: a SHA-256, as one value that can be sorted and searched for.
+KEY = np.dtype("V32")
+
+
+def stores_folder() -> Path:
+    """Give the folder of the cache that holds all stores."""
+    return cache_folder() / "features"
+
+
+def row_keys(images: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Name each image of [N, C, H, W] by the SHA-256 of its shape and pixels: [N]."""
+    start = hashlib.sha256(repr(images.shape[1:]).encode())
+    digests = []
+    for row in np.ascontiguousarray(images).reshape(len(images), -1):
+        digest = start.copy()
+        digest.update(row.data)
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), KEY)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of a store, mapped from their file: `key` [n] and `features` [n, F]."""
+
+    table: NDArray[Any]
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        """The names of the rows, [n]."""
+        return self.table["key"]
+
+    @property
+    def features(self) -> NDArray[Any]:
+        """The rows, [n, F]."""
+        return self.table["features"]
+
+
+def read_shards(folder: Path) -> tuple[Shard, ...]:
+    """Open all shards of a store, each verified; a damaged one is set aside, with a warning.
+
+    Its rows are then missing, and are computed again like any others.
+    """
+    shards = []
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            if sha256_of(path) == path.name.split(".")[0]:
+                shards.append(Shard(np.load(path, mmap_mode="r", allow_pickle=False)))
+                continue
+        # The header of a file whose hash is right, but which another version wrote.
+        except ValueError as error:
+            logger.warning("%s cannot be read: %s", path, error)
+        logger.warning("%s is damaged; its features are computed again", path)
+        try:
+            path.replace(path.with_name(path.name + ".damaged"))
+        except OSError as error:
+            logger.warning("%s cannot be set aside: %s", path, error.strerror)
+    return tuple(shards)
+
+
+def write_shard(
+    folder: Path, features: NDArray[Any], keys: NDArray[np.void], *, engine: str
+) -> Shard:
+    """Add rows [n, F] under their names [n] to a store; `engine` is noted in the file's name.
+
+    Raises SaveError if the shard cannot be written; none is left then.
+    """
+    table = np.empty(len(keys), [("key", KEY), ("features", features.dtype, features.shape[1:])])
+    table["key"], table["features"] = keys, features
+    content = io.BytesIO()
+    np.save(content, table)
+    packed = content.getvalue()
+    path = folder / f"{hashlib.sha256(packed).hexdigest()}.{engine}.npy"
+    write_bytes(path, packed)
+    return Shard(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the features of N images lie: the number of the shard and the row in it, [N] each."""
+
+    shards: tuple[Shard, ...]
+    shard_of: NDArray[np.int64]
+    row_of: NDArray[np.int64]
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Gather the features [n, F] of the images at `indices`."""
+        wanted = indices.numpy()
+        shard_of, row_of = self.shard_of[wanted], self.row_of[wanted]
+        first = self.shards[0].features
+        gathered = np.empty((len(wanted), first.shape[1]), first.dtype)
+        for number in np.unique(shard_of):
+            places = np.flatnonzero(shard_of == number)
+            gathered[places] = self.shards[number].features[row_of[places]]
+        return torch.from_numpy(gathered)
+
+
+def find_rows(shards: Sequence[Shard], keys: NDArray[np.void]) -> tuple[Rows, NDArray[np.int64]]:
+    """Find images by their names [N]; also give the places of those that no shard holds."""
+    held = np.concatenate([shard.keys for shard in shards]) if shards else np.empty(0, KEY)
+    shard_of = np.repeat(np.arange(len(shards)), [len(shard.keys) for shard in shards])
+    row_of = np.concatenate([np.arange(len(shard.keys)) for shard in shards] or [np.empty(0, int)])
+    # numpy sorts no plain bytes of this kind; as text of fixed length it does, zeros at the end cut
+    # off on both sides alike.
+    names, wanted = held.view("S32"), keys.view("S32")
+    order = np.argsort(names, kind="stable")
+    places = np.searchsorted(names, wanted, sorter=order)
+    places = order[np.minimum(places, max(0, len(order) - 1))] if len(order) else places
+    is_held = names[places] == wanted if len(order) else np.zeros(len(keys), bool)
+    rows = Rows(tuple(shards), np.where(is_held, _at(shard_of, places), -1), _at(row_of, places))
+    return rows, np.flatnonzero(~is_held)
+
+
+def _at(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    return values[places] if len(values) else np.zeros(len(places), np.int64)
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """A store as `heptad cache list` shows it. used_at: seconds since 1970."""
+
+    key: str
+    description: dict[str, Any]
+    num_bytes: int
+    used_at: float
+
+    @property
+    def said(self) -> str:
+        """What the features are of, in words."""
+        about = self.description
+        size = about.get("transform", {}).get("image_size", "?")
+        return f"{about.get('architecture', '?')} {about.get('split', '?')}, {size} px"
+
+    @property
+    def age(self) -> str:
+        """When the store was last used, in local time."""
+        return datetime.fromtimestamp(self.used_at).strftime("last used %Y-%m-%d %H:%M")
+
+    def as_document(self) -> dict[str, Any]:
+        """Give the summary as plain values, for JSON."""
+        return asdict(self)
+
+
+def list_stores() -> list[StoreSummary]:
+    """List the stores of the cache, the one used last first."""
+    found = []
+    for path in stores_folder().glob("*/store.json"):
+        try:
+            description = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            description = {}
+        folder = path.parent
+        found.append(StoreSummary(folder.name, description, folder_bytes(folder), used_at(folder)))
+    return sorted(found, key=lambda store: -store.used_at)
+
+
+def clear_stores(beginnings: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Remove all stores, or those whose names begin so; give the names removed, and those in use.
+
+    Raises UnusableError for a beginning that no store has, SaveError if one cannot be removed.
+    """
+    keys = [store.key for store in list_stores()]
+    for beginning in beginnings:
+        if not any(key.startswith(beginning) for key in keys):
+            raise UnusableError(
+                f"there are no kept features {beginning!r}.", hint="see `heptad cache list`"
+            )
+    wanted = [key for key in keys if not beginnings or key.startswith(tuple(beginnings))]
+    removed = [key for key in wanted if _remove(key)]
+    return removed, [key for key in wanted if key not in removed]
+
+
+def _remove(key: str) -> bool:
+    """Remove a store unless a live run uses it; tell whether it is gone."""
+    folder = stores_folder() / key
+    try:
+        with exclusive(folder) as is_mine:
+            if is_mine:
+                shutil.rmtree(folder)
+            return is_mine
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be removed: {error.strerror}.") from error
+
+
+def make_room(most_bytes: int) -> None:
+    """Remove the stores used longest ago until all together take at most `most_bytes`.
+
+    What a live run uses is never taken; what cannot be removed is left, with a warning.
+    """
+    stores = list_stores()
+    total = sum(store.num_bytes for store in stores)
+    for store in reversed(stores):
+        if total <= most_bytes:
+            return
+        try:
+            is_gone = _remove(store.key)
+        except SaveError as error:
+            logger.warning("%s", error.message)
+            continue
+        if is_gone:
+            logger.info("removed the features %s, used longest ago", store.key[:12])
+            total -= store.num_bytes
