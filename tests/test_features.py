@@ -327,8 +327,13 @@ def test_features_that_are_given_are_used(resnet, own_cache):
     second = heptad.prepare(resnet.changed(learning_rate=0.01), sources=first.sources)
     assert second.sources is first.sources
     assert len(list(heptad.steps(second, Position(1)))) == 4
-    with pytest.raises(RecipeError, match="the features given end before fc"):
-        heptad.prepare(resnet.changed(trainable="all"), sources=first.sources)
+    for other, message in (
+        ({"trainable": "all"}, "the features given end before fc"),
+        ({"weights": "none"}, "another network or transform"),
+        ({"batchnorm": "recalibrated"}, "needs images, not features"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            heptad.prepare(resnet.changed(**other), sources=first.sources)
 
 
 def test_the_stores_used_longest_ago_go_first_but_none_in_use(resnet, own_cache):

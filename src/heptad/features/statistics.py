@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heptad.errors import MissingError, SaveError
+from heptad.errors import MissingError, RecipeError, SaveError
 from heptad.features.store import row_keys
 from heptad.files import cache_folder, digest_of, locked, sha256_of, write_bytes
 from heptad.recipe import Recipe
@@ -28,12 +28,11 @@ def recalibrate(model: Model, source: Source, recipe: Recipe, *, weights: str) -
     """Give every BatchNorm the statistics of the source's images, kept or computed now.
 
     weights: hash of the network before. Returns the name of what they were computed from: weights,
-    transform, images in their order, batch size. Those of a source that is no ImageSource are not
-    kept, and have no name. Errors as in `recalibrate_batchnorm`.
+    transform, images in their order, batch size. Raises RecipeError for a source that is no
+    ImageSource; else errors as in `recalibrate_batchnorm`.
     """
     if not isinstance(source, ImageSource):
-        recalibrate_batchnorm(model, ordered_batches(source, recipe))
-        return "unknown"
+        raise RecipeError("batchnorm is recalibrated, which needs images, not features of them.")
     name = digest_of(
         {
             "weights": weights,

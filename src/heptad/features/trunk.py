@@ -59,7 +59,8 @@ SPARE_BYTES = 100_000_000
 class FeatureSource:
     """Features of images instead of images; see `records.Source`.
 
-    split: name of the place where the trunk ends. held: keeps the store from being removed.
+    split: name of the place where the trunk ends. store: hash of all that decided them. held:
+    keeps the store from being removed.
     """
 
     rows: Rows
@@ -67,6 +68,7 @@ class FeatureSource:
     ids: Tensor
     classes: tuple[str, ...]
     split: str
+    store: str
     device: torch.device
     dtype: torch.dtype
     held: Held | None = field(default=None, repr=False, compare=False)
@@ -81,8 +83,8 @@ def find_split(
 ) -> tuple[Split | None, str]:
     """Find the split with the longest trunk that nothing moves and nothing draws in, if any.
 
-    Also says in words where the trunk ends, or why there is none. Sources that hold features
-    already must have been cut at the same place; raises RecipeError if not.
+    Also says in words where the trunk ends, or why there is none. Raises RecipeError if the sources
+    hold features already, but cut at another place.
     """
     split, said = None, "no trunk: it runs in every step, as asked"
     if is_wanted:
@@ -152,9 +154,12 @@ def computing(
     A report comes after each batch of the pass. Sources of features are given back as they are.
     store: its description. most_bytes: size of all stores together, kept by removing those used
     longest ago. Raises SaveError if the disk is too small, NotFiniteError for a feature that is NaN
-    or infinite, MissingError if features lack and the cache cannot be written.
+    or infinite, MissingError if features lack and the cache cannot be written, RecipeError if
+    features that are given come from another network or transform.
     """
     if not (isinstance(sources.train, ImageSource) and isinstance(sources.test, ImageSource)):
+        if isinstance(sources.train, FeatureSource) and sources.train.store != digest_of(store):
+            raise RecipeError("the features given come from another network or transform.")
         yield sources
         return
     images = (sources.train, sources.test)
@@ -166,7 +171,7 @@ def computing(
     held = hold(folder)
     make_room(most_bytes)
     train, test = (
-        _feature_source(source, shards, own_keys, store["split"], held)
+        _feature_source(source, shards, own_keys, store, held)
         for source, own_keys in zip(images, keys, strict=True)
     )
     yield replace(sources, train=train, test=test)
@@ -176,7 +181,7 @@ def _feature_source(
     source: ImageSource,
     shards: list[Shard],
     keys: NDArray[np.void],
-    split: str,
+    store: dict[str, Any],
     held: Held | None,
 ) -> FeatureSource:
     rows, lacking = find_rows(shards, keys)
@@ -186,7 +191,8 @@ def _feature_source(
         labels=source.labels,
         ids=source.ids,
         classes=source.classes,
-        split=split,
+        split=store["split"],
+        store=digest_of(store),
         device=source.device,
         dtype=source.dtype,
         held=held,
