@@ -2,11 +2,11 @@
 
     python benchmarks/frozen_policies.py WEIGHTS.pth [--limit 2000] [--seeds 3] [--epochs 5]
 
-WEIGHTS.pth: a state dict of a ResNet50 that was trained on something else, so that there is something
-to transfer; its last layer is replaced or kept as `heptad train` does. Prints the test accuracy after
-the first and the last epoch for each policy, mean and range over the seeds, and the seconds of the
-pass and of the epochs. VGG16's two Dropout policies are timed with random weights on few images:
-what is compared is the time of a step of the head, with and without the frozen Linear in it.
+WEIGHTS.pth: a state dict of a ResNet50 that was trained on something else, so that there is
+something to transfer; its last layer is replaced or kept as `heptad train` does. Prints the test
+accuracy after the first and the last epoch for each policy, mean and range over the seeds, and the
+seconds of the pass and of the epochs. VGG16's two Dropout policies are timed with random weights on
+few images: what is compared is a step of the head, with and without the frozen Linear in it.
 """
 
 from __future__ import annotations
