@@ -25,7 +25,7 @@ from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, Scores
 from heptad.stages.data import Transform, open_source, ordered_batches
 from heptad.stages.device import pick_device
-from heptad.stages.evaluation import add_up, score_batches
+from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
 from heptad.stages.saving import SCHEMA, TRAINED_PART
 
@@ -88,13 +88,13 @@ class Classifier:
         source = open_source(
             recipe, dataset, "test", transform=self.transform, device=self.device, memory=memory
         )
-        answers = []
-        num_scored = 0
-        for part in score_batches(self.model, ordered_batches(source, recipe)):
-            answers.append(part)
-            num_scored += len(part.labels)
-            yield EvaluationReport(len(self.metrics["epochs"]), num_scored, len(source.labels))
-        yield add_up(answers, cross_entropy)
+        tally = Tally()
+        for answers in score_batches(self.model, ordered_batches(source, recipe)):
+            tally.add(answers)
+            yield EvaluationReport(
+                len(self.metrics["epochs"]), tally.num_images, len(source.labels)
+            )
+        yield tally.scores(cross_entropy)
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
         """Score the network and give the scores; see `scoring`."""

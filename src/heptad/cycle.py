@@ -43,7 +43,7 @@ from heptad.stages.data import (
     training_batches,
 )
 from heptad.stages.device import pick_device
-from heptad.stages.evaluation import add_up, score_batches
+from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import (
     Model,
     build_model,
@@ -67,7 +67,7 @@ class Cycle:
     is none, in words; num_computed: images of its pass that were not kept yet.
 
     What moves besides the model: at, how far the training is; num_scored, the epochs that were
-    evaluated; and of the epoch trained on last, step_losses (tensors) and step_images.
+    evaluated; and of the epoch trained on last, step_losses and step_images.
     """
 
     recipe: Recipe
@@ -84,7 +84,7 @@ class Cycle:
     ranks: Ranks = ALONE
     at: Position = START
     num_scored: int = 0
-    step_losses: list[Tensor] = field(default_factory=list)
+    step_losses: list[float | Tensor] = field(default_factory=list)
     step_images: list[int] = field(default_factory=list)
 
     @property
@@ -187,7 +187,8 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 epoch = cycle.at.epoch
                 if cycle.at.num_seen == 0:
                     cycle.step_losses, cycle.step_images = [], []
-                cycle.step_losses.append(loss)
+                # On the CPU reading is free, and a number takes no room from the next inputs.
+                cycle.step_losses.append(loss.item() if loss.device.type == "cpu" else loss)
                 cycle.step_images.append(batch.num_global)
                 num_seen = cycle.at.num_seen + batch.num_global
                 is_whole = num_seen == cycle.num_images
@@ -241,20 +242,18 @@ def progress(cycle: Cycle) -> Iterator[Report]:
         epoch = max(cycle.num_scored + 1, cycle.at.epoch)
         # Stage 5, training
         yield from steps(cycle, Position(epoch))
-        # Read from the device here, once for the whole epoch.
-        losses = torch.stack(cycle.step_losses).tolist()
+        # What is still on a device is read here, after the epoch and not in it.
+        losses = [float(loss) for loss in cycle.step_losses]
         if not all(map(isfinite, losses)):
             raise NotFiniteError(f"epoch {epoch}: the loss of a step is not finite.")
         train_seconds = perf_counter() - started_at
         # Stage 6, evaluation
         test = cycle.sources.test
-        answers = []
-        num_scored = 0
-        for part in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
-            answers.append(part)
-            num_scored += len(part.labels)
-            yield EvaluationReport(epoch, num_scored, len(test.labels))
-        scores = add_up(answers, cycle.objective.loss)
+        tally = Tally()
+        for answers in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
+            tally.add(answers)
+            yield EvaluationReport(epoch, tally.num_images, len(test.labels))
+        scores = tally.scores(cycle.objective.loss)
         cycle.num_scored = epoch
         yield EpochReport(
             epoch=epoch,
