@@ -283,7 +283,7 @@ def clear_cache(*keys: str, json: Json = False) -> None:
 
 @app.command
 def doctor(*, json: Json = False) -> None:
-    """Say what is on this machine, what is missing for which recipe, and what to do about it."""
+    """Say what is on this machine, which data and weights are missing, and what to do about it."""
     from heptad.doctor import examine
 
     findings = examine()
