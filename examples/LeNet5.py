@@ -42,7 +42,7 @@ for epoch in range(recipe.epochs):
 
     # 6. Evaluation: accuracy on all test images.
     scores = evaluate(model, ordered_batches(sources.test, recipe), objective.loss)
-    epochs.append(EpochReport(epoch + 1, tuple(losses), tuple(sizes), scores))
+    epochs.append(EpochReport(epoch + 1, tuple(losses), tuple(sizes), scores.figures))
     print(f"epoch {epoch + 1}: loss {epochs[-1].train_loss:.4f}, accuracy {scores.accuracy:.2%}")
 
 # 7. Saving: the weights as a plain state dict, and the curves.

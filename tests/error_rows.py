@@ -20,6 +20,7 @@ from PIL import Image
 import heptad
 from conftest import NAMES
 from heptad.recipe import RunOptions
+from heptad.stages.saving import result_digest
 
 
 class Row(NamedTuple):
@@ -39,7 +40,7 @@ ROWS = [
         "trian lenet5",
         2,
         'Unknown command "trian". Did you mean "train"?'
-        " Available commands: train, evaluate, predict, recipes, fetch, cache, doctor.",
+        " Available commands: train, resume, evaluate, predict, recipes, fetch, cache, doctor.",
     ),
     Row(
         "unknown flag",
@@ -405,6 +406,12 @@ ROWS = [
         "contradicting/metrics.json is damaged: image_size is 64 px, but lenet5 takes 32 px alone.",
     ),
     Row(
+        "metrics of a run in which a digit was changed",
+        "evaluate changed",
+        5,
+        "changed/metrics.json is damaged: it was changed since it was saved.",
+    ),
+    Row(
         "a run of a newer version",
         "predict newer picture.png",
         5,
@@ -415,6 +422,64 @@ ROWS = [
         "evaluate garbled",
         5,
         "garbled/metrics.json is damaged: Expecting value: line 1 column 1 (char 0).",
+    ),
+    # Going on with a run
+    Row(
+        "a folder that is no run to go on with",
+        "resume empty",
+        2,
+        "empty is no run that could go on: it has no recipe.json.",
+    ),
+    Row(
+        "nothing named to resume",
+        "train lenet5 --data digits --resume",
+        2,
+        "resume is asked for, but no run folder is named.",
+    ),
+    Row(
+        "a checkpoint rhythm that is none",
+        TRAIN + " --checkpoint-every 5m",
+        2,
+        "checkpoint_every is 5m; allowed: a number of steps such as 500, or of seconds such as 60s"
+        " (longer where saving takes more than a fiftieth of the time).",
+    ),
+    Row(
+        "another recipe than the run began with",
+        TRAIN + " --learning-rate 0.01 --out stopped --resume",
+        2,
+        "learning_rate is 0.01, but the run in stopped has 0.001.",
+    ),
+    Row(
+        "fewer epochs than the run has",
+        "train longer --epochs 1 --out longer --resume",
+        2,
+        "epochs is 1, but the run in longer has 2.",
+    ),
+    Row(
+        "a recipe that a stopped run lost",
+        "resume unfinished",
+        2,
+        "name is not given; allowed: letters, digits, '.', '_' and '-', a letter or digit first.",
+    ),
+    Row(
+        "no checkpoint that is whole",
+        "resume cut",
+        5,
+        "no checkpoint in cut/checkpoints can be used; nothing was changed.",
+    ),
+    Row(
+        "a checkpoint of a newer version",
+        "resume newer-checkpoint",
+        2,
+        "newer-checkpoint/checkpoints/step-00000001-test-00000020 was made by a newer version of"
+        " Heptad (schema 2; this one reads 1).",
+    ),
+    Row(
+        "other images than the run began with",
+        "resume other-images",
+        2,
+        "the images or labels are not those that the run was making"
+        " other-images/checkpoints/step-00000001-test-00000020 with.",
     ),
     # Pictures
     Row("no such picture", "predict run nowhere.png", 2, "there is no image 'nowhere.png'."),
@@ -550,8 +615,12 @@ def _make_sets(folder: Path) -> None:
 def _make_runs(folder: Path) -> None:
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=1, limit=20)
     heptad.train(recipe, RunOptions(out="run"))
-    for name in ("gone", "newer", "garbled", "flipped", "lacking", "contradicting"):
+    for name in (
+        *("gone", "newer", "garbled", "flipped", "lacking", "contradicting", "changed"),
+        *("stopped", "longer", "cut", "newer-checkpoint", "other-images"),
+    ):
         shutil.copytree(folder / "run", folder / name)
+    _stop_runs(folder)
     (folder / "gone" / "lenet5_digits.pth").unlink()
     metrics = json.loads((folder / "newer" / "metrics.json").read_text())
     (folder / "newer" / "metrics.json").write_text(json.dumps(metrics | {"schema": 2}))
@@ -561,10 +630,39 @@ def _make_runs(folder: Path) -> None:
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     metrics = json.loads((folder / "lacking" / "metrics.json").read_text())
+    changed = metrics | {"test_correct": metrics["test_correct"] + 1}
+    (folder / "changed" / "metrics.json").write_text(json.dumps(changed))
     contradicting = metrics | {"recipe": metrics["recipe"] | {"image_size": 64}}
-    (folder / "contradicting" / "metrics.json").write_text(json.dumps(contradicting))
+    _forge(folder / "contradicting" / "metrics.json", contradicting)
     del metrics["weights"]
-    (folder / "lacking" / "metrics.json").write_text(json.dumps(metrics))
+    _forge(folder / "lacking" / "metrics.json", metrics)
+
+
+def _forge(path: Path, metrics: dict) -> None:
+    """As someone would change the document who knows how its digest is made."""
+    path.write_text(json.dumps(metrics | {"digest": result_digest(metrics)}))
+
+
+def _stop_runs(folder: Path) -> None:
+    """Make the copies that are to be resumed runs that were not finished."""
+    for name in ("stopped", "longer", "cut", "newer-checkpoint", "other-images"):
+        (folder / name / "metrics.json").unlink()
+    for path in (folder / "cut" / "checkpoints").glob("step-*/state.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    for path in (folder / "newer-checkpoint" / "checkpoints").glob("step-*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    recipe = heptad.load_recipe("lenet5", data="digits", epochs=2, limit=20)
+    shutil.rmtree(folder / "longer")
+    heptad.train(recipe, RunOptions(out=str(folder / "longer")))
+    shutil.copytree(folder / "digits", folder / "other")
+    images = folder / "other" / NAMES["train"][0]
+    content = bytearray(images.read_bytes())
+    recipe = heptad.load_recipe("lenet5", data="other", epochs=1, limit=20)
+    shutil.rmtree(folder / "other-images")
+    heptad.train(recipe, RunOptions(out=str(folder / "other-images")))
+    (folder / "other-images" / "metrics.json").unlink()
+    # All pixels of all images, so that the sample has some of them.
+    images.write_bytes(content[:16] + bytes(255 - value for value in content[16:]))
 
 
 def _make_weights(folder: Path) -> None:

@@ -33,7 +33,12 @@ def as_in_the_docs(message):
 
 
 def files_in(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if _counts(path)}
+
+
+def _counts(path):
+    # Owning a folder for a moment leaves no more than a time on its lock.
+    return path.is_file() and path.name != ".lock"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.wrong)

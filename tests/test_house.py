@@ -25,7 +25,7 @@ ORDER = [
     ["recipe"],
     ["recipes"],
     ["records"],
-    ["datasets", "architectures", "plots"],
+    ["datasets", "architectures", "plots", "run_folder", "run_log"],
     [
         "stages.device",
         "stages.data",
@@ -35,7 +35,8 @@ ORDER = [
         "stages.evaluation",
         "stages.saving",
     ],
-    ["features"],
+    ["features", "cycle_state"],
+    ["checkpoints"],
     ["cycle"],
     ["classifier"],
     ["reports", "doctor", "fetching"],

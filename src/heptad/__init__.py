@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heptad.architectures import ARCHITECTURES, Architecture
     from heptad.classifier import Classifier, Prediction, load_run
-    from heptad.cycle import Cycle, epochs, prepare, progress, run, steps, train
+    from heptad.cycle import epochs, prepare, progress, run, steps, train
+    from heptad.cycle_state import Cycle
     from heptad.datasets.catalog import CATALOG, CatalogEntry
     from heptad.errors import HeptadError
     from heptad.recipe import Recipe, RunOptions
@@ -30,7 +31,7 @@ _HOMES = {
     "CATALOG": "datasets.catalog",
     "CatalogEntry": "datasets.catalog",
     "Classifier": "classifier",
-    "Cycle": "cycle",
+    "Cycle": "cycle_state",
     "EpochReport": "records",
     "HeptadError": "errors",
     "Position": "records",

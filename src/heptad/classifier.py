@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -19,15 +17,15 @@ from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
 from heptad.datasets.dataset import find_dataset
 from heptad.datasets.pictures import read_picture
-from heptad.errors import DamagedError, DataError, NotFiniteError, RunError, UnusableError
-from heptad.files import digest_of, sha256_of, user_path
+from heptad.errors import DamagedError, DataError, NotFiniteError, damage_in
+from heptad.files import digest_of, user_path
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, Scores
 from heptad.stages.data import Transform, open_source, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
-from heptad.stages.saving import SCHEMA, TRAINED_PART
+from heptad.stages.saving import TRAINED_PART, check_file, read_metrics
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
     that were saved, DeviceError for a device that is not here.
     """
     folder = user_path(folder)
-    metrics = _read_metrics(folder)
-    with _damage_in(folder / "metrics.json"):
+    metrics = read_metrics(folder)
+    with damage_in(folder / "metrics.json"):
         recipe = Recipe(**metrics["recipe"])
         classes = tuple(map(str, metrics["classes"]))
         start = dict(metrics["weights"])
@@ -120,39 +118,19 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
             recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
         )
         transform = _transform_in(metrics, recipe)
-    if not path.is_file():
-        raise DamagedError(f"{path} is missing.", hint="put the saved file back, or train again")
-    found = sha256_of(path)
-    if found != expected:
-        raise DamagedError(
-            f"{path} is not what was saved: its SHA-256 is {found}, not {expected}.",
-            hint="put the saved file back, or train again",
-        )
+    check_file(path, expected)
     at = pick_device(device, threads=threads)
     state = read_state(path)
     if path.name.endswith(TRAINED_PART):
         state = _with_start(path, state, recipe, num_classes=len(classes))
     with torch.device("meta"):
         network = architecture.build(recipe.channels, len(classes))
-    with _damage_in(folder / "metrics.json"):
+    with damage_in(folder / "metrics.json"):
         refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
     network.load_state_dict(state, strict=True, assign=True)
     network = network.to(at).to(memory_format=torch.channels_last)
     model = Model(network, trained=frozenset(), held=[], start=start)
     return Classifier(folder, recipe, model.eval(), transform, classes, at, metrics)
-
-
-@contextmanager
-def _damage_in(path: Path) -> Iterator[None]:
-    """Turn whatever reading a document of ours raises into the news that it is damaged."""
-    try:
-        yield
-    except KeyError as error:
-        raise DamagedError(f"{path} is damaged: it lacks {error.args[0]!r}.") from error
-    except UnusableError as error:
-        raise DamagedError(f"{path} is damaged: {error.message}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DamagedError(f"{path} is damaged: {error}.") from error
 
 
 def _transform_in(metrics: dict[str, Any], recipe: Recipe) -> Transform:
@@ -197,27 +175,3 @@ def _with_start(
             hint="put the weights back that the run began with: its metrics.json has their SHA-256",
         )
     return {**model.network.state_dict(), **part}
-
-
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {str(folder)!r}.")
-    path = folder / "metrics.json"
-    if not path.is_file():
-        unfinished = (folder / "recipe.json").is_file()
-        raise RunError(
-            f"{folder} is {'a run that was not finished' if unfinished else 'no run'}:"
-            " it has no metrics.json.",
-            hint="name the folder that `heptad train` printed",
-        )
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged: {error}.") from error
-    if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA:
-        found = metrics.get("schema") if isinstance(metrics, dict) else None
-        raise DamagedError(
-            f"{path} has schema {found!r}; this version of Heptad reads {SCHEMA}.",
-            hint="a newer version may have written it",
-        )
-    return metrics

@@ -6,38 +6,39 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from heptad.distributed import ALONE, Ranks
+from heptad.checkpoints.keeping import Keeper, begin, find_resume
+from heptad.cycle_state import Cycle
 from heptad.errors import FrozenError, NotFiniteError
 from heptad.features.statistics import recalibrate
 from heptad.features.trunk import ENGINE, computing, describe_store, find_split
-from heptad.files import digest_of, write_json
+from heptad.files import digest_of
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import (
-    START,
     Batch,
     EpochReport,
     EvaluationReport,
-    Objective,
     PassReport,
     Position,
     Prepared,
     Run,
     StepReport,
 )
+from heptad.run_folder import check_output, claimed
 from heptad.stages import saving
 from heptad.stages.data import (
     Sources,
     check_transform,
+    fingerprint,
     open_sources,
     ordered_batches,
     training_batches,
@@ -45,10 +46,10 @@ from heptad.stages.data import (
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import (
-    Model,
     build_model,
     check_model,
     frozen_digests,
+    moving_buffers,
     refuse_lone_images,
 )
 from heptad.stages.objective import configure_objective
@@ -57,55 +58,13 @@ from heptad.stages.training import train_steps
 Report = StepReport | EvaluationReport | EpochReport
 
 
-@dataclass
-class Cycle:
-    """A training made ready: everything that its loop needs.
-
-    whole: the whole network. model: what the loop trains: the head where the sources are features,
-    else the whole. start, frozen: hashes of all that may not move, as it was loaded, and before the
-    first step (another only where BatchNorm was recalibrated). trunk: where it ends, or why there
-    is none, in words; num_computed: images of its pass that were not kept yet.
-
-    What moves besides the model: at, how far the training is; num_scored, the epochs that were
-    evaluated; and of the epoch trained on last, step_losses and step_images.
-    """
-
-    recipe: Recipe
-    device: torch.device
-    sources: Sources
-    whole: Model
-    model: Model
-    objective: Objective
-    start: dict[str, str]
-    frozen: dict[str, str]
-    trunk: str
-    trunk_seconds: float = 0.0
-    num_computed: int = 0
-    ranks: Ranks = ALONE
-    at: Position = START
-    num_scored: int = 0
-    step_losses: list[float | Tensor] = field(default_factory=list)
-    step_images: list[int] = field(default_factory=list)
-
-    @property
-    def num_images(self) -> int:
-        """Images of an epoch."""
-        return len(self.sources.train.labels)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps done."""
-        size = self.recipe.batch_size
-        return self.at.epoch * -(-self.num_images // size) + -(-self.at.num_seen // size)
-
-
 def preparing(
     recipe: Recipe,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
     *,
     sources: Sources | None = None,
     network: nn.Module | None = None,
-) -> Iterator[PassReport | Cycle]:
+) -> Generator[PassReport | Cycle, None, None]:
     """Carry out stages 1 to 4; yield after each batch of the trunk's pass, and last the cycle.
 
     What the names in the recipe mean is looked up before any data or weights are fetched. Sources
@@ -127,17 +86,21 @@ def preparing(
     if recipe.batchnorm == "recalibrated":
         statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
     # The trunk, if there is one, runs here, once; the head alone is trained.
+    data = fingerprint(sources)
     started_at, num_computed = perf_counter(), 0
     split, trunk = find_split(architecture, whole, sources, is_wanted=options.trunk == "cached")
     model = whole
     if split:
         store = describe_store(recipe, split, sources, weights=start, statistics=statistics)
-        for made in computing(split.trunk(whole.network), sources, store, options.cache_size):
-            if isinstance(made, PassReport):
-                num_computed = made.num_done
-                yield made
-            else:
-                sources = made
+        trunk_pass = computing(split.trunk(whole.network), sources, store, options.cache_size)
+        # Closed at once when this is: what an interrupted pass has computed is kept.
+        with closing(trunk_pass):
+            for made in trunk_pass:
+                if isinstance(made, PassReport):
+                    num_computed = made.num_done
+                    yield made
+                else:
+                    sources = made
         model = whole.part(split.head(whole.network))
     else:
         sources = sources.resized_if_they_fit(options.memory)
@@ -153,7 +116,9 @@ def preparing(
         objective=objective,
         start=start,
         frozen=frozen_digests(whole) if statistics else start,
+        moving=whole.trained | moving_buffers(whole),
         trunk=trunk,
+        data=data,
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
     )
@@ -187,6 +152,8 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 epoch = cycle.at.epoch
                 if cycle.at.num_seen == 0:
                     cycle.step_losses, cycle.step_images = [], []
+                    cycle.tally = Tally()
+                    cycle.train_seconds = cycle.test_seconds = 0.0
                 # On the CPU reading is free, and a number takes no room from the next inputs.
                 cycle.step_losses.append(loss.item() if loss.device.type == "cpu" else loss)
                 cycle.step_images.append(batch.num_global)
@@ -203,11 +170,14 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 if cycle.at >= stop:
                     return
         except NotFiniteError as error:
+            advice = (
+                "a lower --learning-rate may help"
+                if cycle.num_steps
+                else "before any step: look at the pixels, mean, deviation and start weights"
+            )
             raise NotFiniteError(
                 f"step {cycle.num_steps + 1}, epoch {cycle.at.epoch + 1}: {error.message}",
-                hint="a lower --learning-rate may help"
-                if cycle.num_steps
-                else "before any step: look at the pixels, mean, deviation and start weights",
+                hint=f"{error.hint}\n{advice}",
             ) from error
 
 
@@ -238,31 +208,43 @@ def progress(cycle: Cycle) -> Iterator[Report]:
     NotFiniteError for a loss or an answer that is NaN or infinite.
     """
     while cycle.num_scored < cycle.recipe.epochs:
-        started_at = perf_counter()
         epoch = max(cycle.num_scored + 1, cycle.at.epoch)
         # Stage 5, training
-        yield from steps(cycle, Position(epoch))
+        yield from _timed(cycle, "train_seconds", steps(cycle, Position(epoch)))
         # What is still on a device is read here, after the epoch and not in it.
         losses = [float(loss) for loss in cycle.step_losses]
         if not all(map(isfinite, losses)):
             raise NotFiniteError(f"epoch {epoch}: the loss of a step is not finite.")
-        train_seconds = perf_counter() - started_at
         # Stage 6, evaluation
-        test = cycle.sources.test
-        tally = Tally()
-        for answers in score_batches(cycle.model, ordered_batches(test, cycle.recipe)):
-            tally.add(answers)
-            yield EvaluationReport(epoch, tally.num_images, len(test.labels))
-        scores = tally.scores(cycle.objective.loss)
+        yield from _timed(cycle, "test_seconds", _evaluation(cycle, epoch))
+        cycle.scores = cycle.tally.scores(cycle.objective.loss)
         cycle.num_scored = epoch
         yield EpochReport(
             epoch=epoch,
             step_losses=tuple(losses),
             step_images=tuple(cycle.step_images),
-            scores=scores,
-            train_seconds=train_seconds,
-            seconds=perf_counter() - started_at,
+            scores=cycle.scores.figures,
+            train_seconds=cycle.train_seconds,
+            seconds=cycle.train_seconds + cycle.test_seconds,
         )
+
+
+def _evaluation(cycle: Cycle, epoch: int) -> Iterator[EvaluationReport]:
+    """Score the test images that were not scored yet since the last step."""
+    test = cycle.sources.test
+    batches = ordered_batches(test, cycle.recipe, cycle.ranks, start=cycle.tally.num_images)
+    for answers in score_batches(cycle.model, batches):
+        cycle.tally.add(answers)
+        yield EvaluationReport(epoch, cycle.tally.num_images, len(test.labels))
+
+
+def _timed(cycle: Cycle, seconds: str, reports: Iterator[Report]) -> Iterator[Report]:
+    """Pass reports on; what passes between two of them is added to the cycle's `seconds`."""
+    at = perf_counter()
+    for report in reports:
+        setattr(cycle, seconds, getattr(cycle, seconds) + perf_counter() - at)
+        at = perf_counter()
+        yield report
 
 
 def epochs(cycle: Cycle) -> Iterator[EpochReport]:
@@ -273,35 +255,46 @@ def epochs(cycle: Cycle) -> Iterator[EpochReport]:
 def run(
     recipe: Recipe,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
-) -> Iterator[PassReport | Prepared | Report | Run]:
+) -> Generator[PassReport | Prepared | Report | Run, None, None]:
     """Carry out all seven stages; yield the pass, what was prepared, every report, last the run.
 
-    The output folder is checked before anything else and made before the first batch. Raises
-    FrozenError if anything moved that is not in the trained part.
+    The output folder is checked and claimed before anything else. Between two reports everything is
+    consistent: whoever stops taking them loses nothing, all that a resume needs is saved then.
+    With `options.resume` the run goes on from its newest whole checkpoint, to the bit; one that is
+    finished is given as it is. Raises FrozenError if anything moved that is not in the trained
+    part, SaveError if a result could not be written.
     """
     started_at = perf_counter()
-    saving.check_output(options.out, recipe)
-    for made in preparing(recipe, options):
-        if isinstance(made, PassReport):
-            yield made
-        else:
-            cycle = made
-    folder = saving.make_run_folder(options.out, name=recipe.name)
-    write_json(folder / "recipe.json", recipe.model_dump())
-    write_json(folder / "environment.json", saving.environment())
-    yield _prepared(cycle, folder)
-    done = []
-    with saving.metrics_log(folder / "metrics.jsonl") as log:
-        for report in progress(cycle):
-            if not isinstance(report, EvaluationReport):
-                log(report)
-            if isinstance(report, EpochReport):
-                done.append(report)
-            yield report
-    refuse_moved(cycle)
-    # Stage 7, saving
-    seconds = perf_counter() - started_at
-    yield _save(cycle, folder, tuple(done), save=options.save, seconds=seconds)
+    check_output(recipe, options)
+    with claimed(recipe, options) as folder:
+        found = find_resume(folder, recipe) if options.resume else None
+        if isinstance(found, Run):
+            yield found
+            return
+        if found and options.threads is None:
+            options = options.changed(threads=found.threads)
+        with closing(preparing(recipe, options)) as stages:
+            for made in stages:
+                if isinstance(made, PassReport):
+                    yield made
+        assert isinstance(made, Cycle)
+        cycle = made
+        keeper = begin(cycle, folder, options, found, started_at=started_at)
+        try:
+            yield _prepared(cycle, folder, found.step if found else None)
+            for report in progress(cycle):
+                keeper.note(report)
+                yield report
+        except GeneratorExit:
+            keeper.save()
+            raise
+        except NotFiniteError as error:
+            keeper.log.note(error)
+            raise
+        refuse_moved(cycle)
+        keeper.save_at_the_end()
+        # Stage 7, saving
+        yield _save(cycle, folder, keeper, save=options.save)
 
 
 def train(
@@ -328,7 +321,7 @@ def refuse_moved(cycle: Cycle) -> None:
         )
 
 
-def _prepared(cycle: Cycle, folder: Path) -> Prepared:
+def _prepared(cycle: Cycle, folder: Path, resumed_from: int | None) -> Prepared:
     return Prepared(
         recipe=cycle.recipe,
         folder=folder,
@@ -340,34 +333,44 @@ def _prepared(cycle: Cycle, folder: Path) -> Prepared:
         weights=cycle.whole.start,
         trunk=cycle.trunk,
         num_computed=cycle.num_computed,
+        resumed_from=resumed_from,
     )
 
 
-def _save(
-    cycle: Cycle, folder: Path, done: tuple[EpochReport, ...], *, save: str, seconds: float
-) -> Run:
-    return saving.save_run(
+def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
+    assert cycle.scores is not None
+    stem = f"{cycle.recipe.architecture}_{cycle.sources.name}"
+    # The weights first: whatever else cannot be written, they are there.
+    saved = saving.save_network(
         folder,
-        cycle.recipe,
-        done,
-        network=cycle.whole.network,
+        stem,
+        cycle.whole.network,
         unmoved={k: v for k, v in cycle.start.items() if cycle.frozen[k] == v},
         save=save,
-        data_name=cycle.sources.name,
+    )
+    keeper.log.sync()
+    return saving.save_run(
+        folder,
+        stem,
+        cycle.recipe,
+        tuple(keeper.epochs),
+        cycle.scores,
+        saved=saved,
         facts={
             "transform": cycle.sources.transform.as_document(),
             "weights": cycle.whole.start,
             "trunk": cycle.trunk,
             "classes": list(cycle.sources.train.classes),
-            "seconds": seconds,
-            "trunk_seconds": cycle.trunk_seconds,
+            "seconds": keeper.seconds(),
+            "trunk_seconds": keeper.trunk_seconds,
             "execution": {
                 "world_size": cycle.ranks.world_size,
                 "threads": torch.get_num_threads(),
                 "device": str(cycle.device),
                 "engine": ENGINE,
                 "computed_features": cycle.num_computed,
-                "resumed_from": [],
+                "resumed_from": keeper.resumed_from,
+                "checkpoint_seconds": keeper.checkpoint_seconds,
                 "rank_images": [cycle.num_images],
             },
         },

@@ -7,7 +7,8 @@ of Heptad, and every other module may import it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -82,6 +83,19 @@ class MissingError(HeptadError):
     """Something needed is not here and could not be had: data or weights."""
 
     exit_code = 6
+
+
+@contextmanager
+def damage_in(path: object) -> Iterator[None]:
+    """Turn whatever reading a document of ours raises into the news that `path` is damaged."""
+    try:
+        yield
+    except KeyError as error:
+        raise DamagedError(f"{path} is damaged: it lacks {error.args[0]!r}.") from error
+    except UnusableError as error:
+        raise DamagedError(f"{path} is damaged: {error.message}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DamagedError(f"{path} is damaged: {error}.") from error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

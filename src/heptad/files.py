@@ -6,6 +6,7 @@ not at all. The cache is one folder, which may be read-only and shared once it i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -34,6 +35,8 @@ except ImportError:  # Windows: nothing is held there, and nothing is removed be
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
+# Ends the hidden name of what is not whole yet.
+UNFINISHED = ".part"
 CONNECT_TIMEOUT_S = 15
 PROGRESS_INTERVAL_S = 10
 
@@ -72,7 +75,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part", delete=False
+            dir=path.parent, prefix=f".{path.name[:100]}.", suffix=UNFINISHED, delete=False
         ) as file:
             temporary = Path(file.name)
             yield file  # type: ignore[misc]
@@ -82,6 +85,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         temporary = None
+        sync_folder(path.parent)
     except OSError as error:
         raise SaveError(
             f"{path} could not be written: {error.strerror or error}.",
@@ -91,6 +95,31 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder onto the disk, where the system can do so."""
+    if fcntl is None:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no such call for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed left half-written; for the owner of a folder alone."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _umask() -> int:
@@ -149,6 +178,7 @@ def locked(folder: Path, *, waiting_for: str = "another process") -> Iterator[No
             hint="set HEPTAD_HOME to a folder of your own",
         ) from error
     try:
+        remove_leftovers(folder)
         yield
     finally:
         lock.release()
@@ -187,6 +217,15 @@ def hold(folder: Path) -> Held | None:
     return Held(descriptor)
 
 
+def try_lock(descriptor: int) -> None:
+    """Lock an open file against all other processes until it is closed, be it by our own death.
+
+    Raises BlockingIOError if another has it. Where there is no such lock nothing is done.
+    """
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[bool]:
     """Try to have a folder of the cache for oneself; gives whether nobody holds it."""
@@ -195,7 +234,7 @@ def exclusive(folder: Path) -> Iterator[bool]:
         return
     with (folder / IN_USE).open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(file.fileno())
         except BlockingIOError:
             yield False
         else:

@@ -63,9 +63,9 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, values: Any) -> Any:
-        """Refuse true and false, which would pass as the numbers 1 and 0: no setting is either."""
+        """Refuse true and false where they would pass as the numbers 1 and 0."""
         for name, value in values.items() if isinstance(values, Mapping) else ():
-            if isinstance(value, bool):
+            if isinstance(value, bool) and not cls.is_switch(name):
                 raise RecipeError(
                     f"{name} is {str(value).lower()}; allowed: {cls.allowed(name)}."
                     if name in cls.model_fields
@@ -76,6 +76,11 @@ class Settings(BaseModel):
     def changed(self, **settings: object) -> Self:
         """Give a copy with other `settings`, checked anew."""
         return type(self)(**{**self.model_dump(), **settings})
+
+    @classmethod
+    def is_switch(cls, name: str) -> bool:
+        """Tell whether the field `name` is on or off, and nothing else."""
+        return name in cls.model_fields and cls.model_fields[name].annotation is bool
 
     @classmethod
     def allowed(cls, name: str) -> str:
@@ -211,6 +216,20 @@ class RunOptions(Settings):
         "whole",
         description="Save the whole network, or only what differs from its start weights.",
     )
+    resume: bool = Field(
+        False,
+        description="Go on with what the run folder holds, to the bit, or start if nothing was "
+        "saved there yet.",
+    )
+    checkpoint_every: str = Field(
+        "60s",
+        pattern=r"^[1-9][0-9]{0,8}s?$",
+        description="How often all that a resume needs is saved.",
+        json_schema_extra=_in_words(
+            "a number of steps such as 500, or of seconds such as 60s (longer where saving takes "
+            "more than a fiftieth of the time)"
+        ),
+    )
 
     @field_serializer("memory", "cache_size")
     def _as_bytes(self, size: ByteSize) -> int:
@@ -257,6 +276,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(str(choice) for choice in schema["enum"])
     kind = {
+        "boolean": "true, false",
         "integer": "a whole number",
         "number": "a finite number",
     }[schema["type"]]

@@ -93,6 +93,25 @@ def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What an evaluation comes down to: counts, and the mean loss in nats an image."""
+
+    num_correct: int
+    num_images: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the images classified rightly, 0..1."""
+        return self.num_correct / self.num_images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy, over images."""
+        return wilson_interval(self.num_correct, self.num_images)
+
+
+@dataclass(frozen=True)
 class Scores:
     """What evaluating gave; all figures come from the logits and labels, by counts divided once.
 
@@ -128,14 +147,19 @@ class Scores:
         return int(self.confusion.diagonal().sum())
 
     @property
+    def figures(self) -> Figures:
+        """The counts and the loss, without the answers."""
+        return Figures(self.num_correct, self.num_images, self.loss)
+
+    @property
     def accuracy(self) -> float:
         """Fraction of the images classified rightly, 0..1."""
-        return self.num_correct / self.num_images
+        return self.figures.accuracy
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy, over images."""
-        return wilson_interval(self.num_correct, self.num_images)
+        return self.figures.interval
 
 
 @dataclass(frozen=True)
@@ -143,7 +167,8 @@ class Prepared:
     """What stages 1 to 4 made ready; the first report of a run.
 
     weights: what the network started from, as in `metrics.json`. trunk: where the trunk ends, or
-    why there is none, in words. num_computed: images that its pass computed now.
+    why there is none, in words. num_computed: images that its pass computed now. resumed_from: the
+    step that a resumed run goes on from; None for one that begins.
     """
 
     recipe: Recipe
@@ -156,6 +181,7 @@ class Prepared:
     weights: dict[str, Any]
     trunk: str
     num_computed: int
+    resumed_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,14 +222,15 @@ class EvaluationReport:
 class EpochReport:
     """One epoch with its evaluation. epoch counts from 1.
 
-    step_losses, step_images: of each step, the mean loss in nats an image and the images.
+    step_losses, step_images: of each step, the mean loss in nats an image and the images. scores:
+    of the test images; the answers themselves are kept of the last epoch alone, `Cycle.scores`.
     train_seconds: of the steps alone; seconds: with the evaluation.
     """
 
     epoch: int
     step_losses: tuple[float, ...]
     step_images: tuple[int, ...]
-    scores: Scores
+    scores: Figures
     train_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -218,15 +245,11 @@ class EpochReport:
 class Run:
     """A finished training: what it was, what came of it, and where it lies.
 
-    metrics: the document of `metrics.json`.
+    scores: of the last epoch, with every answer. metrics: the document of `metrics.json`.
     """
 
     recipe: Recipe
     folder: Path
     epochs: tuple[EpochReport, ...]
+    scores: Scores
     metrics: dict[str, Any]
-
-    @property
-    def scores(self) -> Scores:
-        """The scores after the last epoch."""
-        return self.epochs[-1].scores

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 
@@ -18,10 +17,10 @@ from cyclopts import CycloptsError
 from rich.console import Console
 
 from heptad.cli.commands import app
+from heptad.cli.stopping import SIGNALS, Stopped
+from heptad.cli.text import printable
 from heptad.errors import HeptadError, MissingError, UnusableError
 
-INTERRUPTED = 130
-TERMINATED = 143
 BROKEN_PIPE = 141
 
 
@@ -30,20 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     _log_to_stderr(logging.WARNING if as_json else logging.INFO)
-    # A signal's handler can be set in the main thread alone; elsewhere the caller has its own.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(words)
-        sys.stdout.flush()
+        with SIGNALS.handled():
+            app(words)
+            sys.stdout.flush()
     except HeptadError as error:
         return _fail(error, as_json)
     except CycloptsError as error:
         hint = "`heptad --help` lists the commands, `heptad COMMAND --help` its flags"
         return _fail(UnusableError(str(error).strip(), hint=hint), as_json)
-    except (KeyboardInterrupt, Terminated) as stop:
-        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-        return _fail(StoppedError("stopped; what was not finished is not saved", code), as_json)
+    except Stopped as stop:
+        return _fail(StoppedError(stop), as_json)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,20 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the work is, so that it cleans up on its way out."""
-
-
 class StoppedError(HeptadError):
     """A command that a signal ended."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
+    def __init__(self, stop: Stopped) -> None:
+        super().__init__(f"stopped by {signal.Signals(stop.number).name}: {stop.said}.")
+        self.exit_code = stop.exit_code
 
 
 def _of_the_machine(error: Exception) -> HeptadError | None:
@@ -93,9 +81,9 @@ def _fail(error: HeptadError, as_json: bool) -> int:
     else:
         console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         console.print("error: ", style="bold red", end="")
-        console.print(error.message)
+        console.print(printable(error.message))
         if error.hint:
-            console.print(error.hint, style="dim")
+            console.print(printable(error.hint), style="dim")
     return error.exit_code
 
 
@@ -103,6 +91,13 @@ def _log_to_stderr(level: int) -> None:
     logger = logging.getLogger("heptad")
     logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PlainText("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(level)
+
+
+class _PlainText(logging.Formatter):
+    """Log lines name files of strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

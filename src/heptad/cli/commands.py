@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
@@ -13,6 +14,7 @@ from rich.console import Console
 
 import heptad
 from heptad.cli.flags import flags_of, given
+from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.files import user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
@@ -50,12 +52,13 @@ def _console() -> Console:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    # In ASCII: what a terminal would act on, and what is no Unicode, is escaped.
+    print(json.dumps(document, indent=2))
 
 
 @app.command
 @flags_of(Recipe, RunOptions)
-def train(recipe: str, /, *, json: Json = False, **flags: str | None) -> None:
+def train(recipe: str, /, *, json: Json = False, **flags: Any) -> None:
     """Train a network: the whole cycle, from data to saved weights, metrics and plot.
 
     Parameters
@@ -66,20 +69,53 @@ def train(recipe: str, /, *, json: Json = False, **flags: str | None) -> None:
     """
     loaded = load_recipe(recipe, **given(flags, Recipe))
     options = RunOptions(**given(flags, RunOptions))
-    from heptad import cycle
-    from heptad.cli.display import show_summary, showing
-    from heptad.records import Run
+    _carry_out(loaded, options, as_json=json)
 
-    if json:
-        run = cycle.train(loaded, options)
+
+@app.command
+@flags_of(RunOptions, leave_out=("out", "resume"))
+def resume(run: str, /, *, json: Json = False, **flags: Any) -> None:
+    """Go on with a run that was stopped, killed or cut off, to the bit where it left off.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    """
+    from heptad.errors import RunError
+
+    if not (user_path(run) / "recipe.json").is_file():
+        raise RunError(
+            f"{run} is no run that could go on: it has no recipe.json.",
+            hint="nothing was saved there yet; `heptad train RECIPE --out FOLDER` begins a run",
+        )
+    options = RunOptions(**given(flags, RunOptions), out=run, resume=True)
+    _carry_out(load_recipe(user_path(run)), options, as_json=json)
+
+
+def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
+    """Train, show how it goes, and stop between two reports when a signal asks for it."""
+    from heptad import cycle
+    from heptad.cli.display import Where, show_nothing, show_summary, showing
+
+    console = _console()
+    where = Where()
+    showing_it = nullcontext(show_nothing) if as_json else showing(console)
+    with closing(cycle.run(recipe, options)) as events, showing_it as show:
+        for event in events:
+            SIGNALS.will_be_asked()
+            show(event)
+            where.note(event)
+            if SIGNALS.pending is not None and where.run is None:
+                # Closed here, a run saves all that it needs to go on.
+                events.close()
+                raise Stopped(SIGNALS.pending, where.said)
+    run = where.run
+    assert run is not None
+    if as_json:
         _print_json({"run": str(run.folder), **run.metrics})
         return
-    console = _console()
-    with showing(console) as show:
-        for event in cycle.run(loaded, options):
-            show(event)
-    assert isinstance(event, Run)
-    show_summary(console, event)
+    show_summary(console, run)
 
 
 @app.command

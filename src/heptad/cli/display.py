@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
@@ -12,9 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from heptad.cli.text import printable
 from heptad.records import (
     EpochReport,
     EvaluationReport,
+    Figures,
     PassReport,
     Prepared,
     Run,
@@ -35,6 +39,37 @@ class Show(Protocol):
 
     def __call__(self, event: Event) -> None:
         """Show one report, or pass over it."""
+
+
+def show_nothing(event: Event) -> None:
+    """Pass over every report."""
+
+
+@dataclass
+class Where:
+    """How far a run is, by the reports so far; run: the finished one."""
+
+    folder: Path | None = None
+    place: str = "before its first step"
+    run: Run | None = None
+
+    def note(self, event: Event) -> None:
+        """Take a report."""
+        if isinstance(event, Prepared):
+            self.folder = event.folder
+            if event.resumed_from is not None:
+                self.place = f"after step {event.resumed_from}"
+        elif isinstance(event, StepReport):
+            self.place = f"after step {event.step}"
+        elif isinstance(event, Run):
+            self.run = event
+
+    @property
+    def said(self) -> str:
+        """What a stop left, and how to go on."""
+        if self.folder is None:
+            return "what the trunk's pass has computed is kept; the same command goes on with it"
+        return f"saved {self.place}; `heptad resume {self.folder}` goes on"
 
 
 @contextmanager
@@ -75,6 +110,7 @@ def _live(console: Console) -> Iterator[Show]:
                 prepared = event
                 _show_start(console, event)
                 bar.reset(task, total=_total_images(event))
+                bar.update(task, completed=_images_before(event))
             elif isinstance(event, EpochReport):
                 say(console, _epoch_line(prepared, event))
             elif isinstance(event, (StepReport, EvaluationReport)):
@@ -138,7 +174,7 @@ def _plain(console: Console) -> Show:
                 return
             shown_at = now
             done = _images_done(prepared, event)
-            speed = done / (now - started_at)
+            speed = (done - _images_before(prepared)) / (now - started_at)
             left_s = (_total_images(prepared) - done) / speed
             say(
                 console,
@@ -167,6 +203,15 @@ def _images_done(prepared: Prepared, event: StepReport | EvaluationReport) -> in
     return done + min(seen, prepared.num_train_images)
 
 
+def _images_before(prepared: Prepared) -> int:
+    """Count what was done before a run was resumed."""
+    epochs, steps = divmod(prepared.resumed_from or 0, _steps_per_epoch(prepared))
+    return (
+        epochs * (prepared.num_train_images + prepared.num_test_images)
+        + steps * prepared.recipe.batch_size
+    )
+
+
 def _steps_per_epoch(prepared: Prepared) -> int:
     return -(-prepared.num_train_images // prepared.recipe.batch_size)
 
@@ -185,7 +230,7 @@ def _loss(event: StepReport | EvaluationReport) -> str:
 
 def say(console: Console, text: str, *, style: str | None = None) -> None:
     """Print text as it is: no markup is read in it, and a pipe gets it unwrapped."""
-    console.print(Text(text), style=style, soft_wrap=not console.is_terminal)
+    console.print(Text(printable(text)), style=style, soft_wrap=not console.is_terminal)
 
 
 def _show_start(console: Console, prepared: Prepared) -> None:
@@ -211,6 +256,8 @@ def _show_start(console: Console, prepared: Prepared) -> None:
     found = f"; {prepared.num_computed:,} of {num_images:,} images had to pass it"
     is_cut = prepared.trunk.startswith("trunk")
     say(console, f"{prepared.trunk.capitalize()}{found if is_cut else ''}.")
+    if prepared.resumed_from is not None:
+        say(console, f"Going on after step {prepared.resumed_from:,}.")
 
 
 def _epoch_line(prepared: Prepared, report: EpochReport) -> str:
@@ -220,7 +267,7 @@ def _epoch_line(prepared: Prepared, report: EpochReport) -> str:
     )
 
 
-def accuracy_text(scores: Scores) -> str:
+def accuracy_text(scores: Scores | Figures) -> str:
     """Write an accuracy with its interval, in percent."""
     low, high = scores.interval
     return f"{100 * scores.accuracy:.2f} % ({100 * low:.2f} to {100 * high:.2f})"

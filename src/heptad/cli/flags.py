@@ -16,12 +16,13 @@ GROUPS = {Recipe: RECIPE_FLAGS, RunOptions: OPTION_FLAGS}
 
 
 def flags_of(
-    *settings: type[Settings], only: tuple[str, ...] = ()
+    *settings: type[Settings], only: tuple[str, ...] = (), leave_out: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command a flag for each field of `settings`, or for those named in `only`.
 
     The command takes them as keyword arguments, text or None: what was not given is None. The
-    settings themselves check the values, so that Python, files and flags say the same of them.
+    settings themselves check the values, so that Python, files and flags say the same of them. A
+    field that is true or false is a switch without a value. `leave_out` names fields without flag.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,7 +35,7 @@ def flags_of(
             _flag(kind, name)
             for kind in settings
             for name in kind.model_fields
-            if not only or name in only
+            if (not only or name in only) and name not in leave_out
         ]
         command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
@@ -45,18 +46,23 @@ def flags_of(
 
 def _flag(settings: type[Settings], name: str) -> inspect.Parameter:
     field = settings.model_fields[name]
+    is_switch = settings.is_switch(name)
     text = f"{field.description} Allowed: {settings.allowed(name)}."
+    parameter = Parameter(
+        help=field.description if is_switch else text,
+        group=GROUPS[settings],
+        show_default=False,
+        negative="",
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[
-            str | None, Parameter(help=text, group=GROUPS[settings], show_default=False)
-        ],
+        annotation=Annotated[bool | None if is_switch else str | None, parameter],
     )
 
 
-def given(flags: dict[str, str | None], settings: type[Settings]) -> dict[str, str]:
+def given(flags: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:
     """Pick the flags that were given and belong to `settings`."""
     return {
         name: value

@@ -7,7 +7,8 @@ image never changes, so it is computed once, whatever the epochs, learning rates
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -148,7 +149,7 @@ def describe_store(
 
 def computing(
     trunk: nn.Module, sources: Sources, store: dict[str, Any], most_bytes: int
-) -> Iterator[PassReport | Sources]:
+) -> Generator[PassReport | Sources, None, None]:
     """Give the sources' features, computing only what is not kept; last, sources of features.
 
     A report comes after each batch of the pass. Sources of features are given back as they are.
@@ -223,11 +224,12 @@ def _complete(
         lacking = lacking[np.sort(firsts)]
         row_bytes = store["num_features"] * np.dtype(store["dtype"]).itemsize + KEY.itemsize
         _refuse_full_disk(folder, len(lacking) * row_bytes)
-        for made in _pass(trunk, images, keys, lacking, folder, store["dtype"]):
-            if isinstance(made, Shard):
-                shards.append(made)
-            else:
-                yield made
+        with closing(_pass(trunk, images, keys, lacking, folder, store["dtype"])) as made_now:
+            for made in made_now:
+                if isinstance(made, Shard):
+                    shards.append(made)
+                else:
+                    yield made
         if held:
             held.release()
 
@@ -249,7 +251,7 @@ def _pass(
     lacking: NDArray[np.int64],
     folder: Path,
     dtype: str,
-) -> Iterator[PassReport | Shard]:
+) -> Generator[PassReport | Shard, None, None]:
     """Compute the rows `lacking` of all sources laid end to end; give reports and shards."""
     waiting: list[NDArray[Any]] = []
     names: list[NDArray[np.void]] = []

@@ -6,6 +6,7 @@ the same pixels: those of Pillow, and so of `torchvision.transforms`, to the bit
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -142,6 +143,20 @@ class Sources:
         return replace(self, train=train, test=test)
 
 
+def fingerprint(sources: Sources) -> str:
+    """Hash the images, as they are stored, labels and places of both parts: SHA-256.
+
+    Of sources that are no images in memory, labels and places alone.
+    """
+    digest = hashlib.sha256()
+    for source in (sources.train, sources.test):
+        images = [source.images] if isinstance(source, ImageSource) else []
+        for values in (*images, source.labels, source.ids):
+            digest.update(repr(tuple(values.shape)).encode())
+            digest.update(values.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def open_sources(
     recipe: Recipe, *, device: torch.device, memory: int = RunOptions().memory
 ) -> Sources:
@@ -272,9 +287,15 @@ def training_batches(
     return _batches(source, order, recipe.batch_size, at.epoch, ranks)
 
 
-def ordered_batches(source: Source, recipe: Recipe, ranks: Ranks = ALONE) -> Iterator[Batch]:
-    """Give every image once, in the source's order, never augmented, for this rank."""
-    return _batches(source, torch.arange(len(source.labels)), recipe.batch_size, None, ranks)
+def ordered_batches(
+    source: Source, recipe: Recipe, ranks: Ranks = ALONE, *, start: int = 0
+) -> Iterator[Batch]:
+    """Give every image from `start` on once, in the source's order, never augmented, for this rank.
+
+    start: where a batch begins.
+    """
+    order = torch.arange(start, len(source.labels))
+    return _batches(source, order, recipe.batch_size, None, ranks)
 
 
 def _batches(

@@ -66,6 +66,12 @@ class Tally:
         for column, part in zip(self._columns, answers, strict=True):
             column[start : self.num_images] = part
 
+    def answers(self) -> Answers | None:
+        """Give all answers so far, None if there are none."""
+        if not self.num_images:
+            return None
+        return Answers(*(column[: self.num_images] for column in self._columns))
+
     def scores(self, loss: Loss) -> Scores:
         """Turn the answers into scores; every image counts once, whatever its batch's size.
 

@@ -13,11 +13,8 @@ import logging
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import isfinite
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,94 +22,21 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from heptad.errors import NotFiniteError, OutputError, RecipeError, SaveError
-from heptad.files import digest_of, sha256_of, user_path, write_bytes, write_json, writing
+from heptad.errors import DamagedError, RunError, damage_in
+from heptad.files import digest_of, sha256_of, write_bytes, write_json, writing
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
-from heptad.records import EpochReport, Run, Scores, StepReport
+from heptad.records import EpochReport, Run, Scores
+from heptad.run_folder import RUN_FILES
 
 logger = logging.getLogger("heptad")
 
-RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
-RUNS_FOLDER = Path("runs")
 # Ends the name of the small file of what was trained, with a hash of the rest.
 TRAINED_PART = ".trained.safetensors"
 # Of `metrics.json`; a run of another one is not read.
 SCHEMA = 1
+MEND = "put the saved file back, or train again"
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
-LOG_INTERVAL_S = 1.0
-
-
-def check_output(out: str | None, recipe: Recipe) -> None:
-    """See that a run folder could be made at `out`, before any work is done; makes nothing.
-
-    Raises OutputError if it holds a run already, lies under a file, or cannot be written, and
-    RecipeError if the recipe gives a file of its own the name of another.
-    """
-    if recipe.training_stats in RUN_FILES:
-        raise RecipeError(
-            f"training_stats is {recipe.training_stats}, which every run has for another purpose;"
-            f" taken: {', '.join(RUN_FILES)}."
-        )
-    folder = user_path(out) if out else RUNS_FOLDER
-    if out and folder.is_dir():
-        _refuse_run(folder)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        raise OutputError(f"no run folder can be made at {out or folder}: {nearest} is a file.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"no run folder can be made at {out or folder}: {nearest} cannot be written."
-        )
-
-
-def _refuse_run(folder: Path) -> None:
-    """Raise OutputError if a folder holds a run, finished or not."""
-    taken = [name for name in RUN_FILES if (folder / name).exists()]
-    taken += sorted(path.name for path in folder.glob("*.pth"))
-    if "metrics.json" in taken:
-        raise OutputError(
-            f"the folder {folder} holds a run already.",
-            hint="choose another --out, or leave it out for the next runs/NAME-NUMBER",
-        )
-    if taken:
-        raise OutputError(
-            f"the folder {folder} holds a run that was not finished: {taken[0]} is there.",
-            hint="remove the folder if nothing in it is needed, or choose another --out",
-        )
-
-
-def make_run_folder(out: str | None, *, name: str) -> Path:
-    """Make the folder `out`, or runs/NAME-NUMBER with the first number that is free, and claim it.
-
-    Of two runs that start at once in one folder, one gets it. Raises OutputError if it cannot be
-    made or is taken.
-    """
-    try:
-        if out:
-            folder = user_path(out)
-            folder.mkdir(parents=True, exist_ok=True)
-            _refuse_run(folder)
-            # Made by this call or not at all, so that of two runs only one goes on.
-            (folder / "recipe.json").touch(exist_ok=False)
-            return folder
-        RUNS_FOLDER.mkdir(exist_ok=True)
-        number = 1
-        while True:
-            folder = RUNS_FOLDER / f"{name}-{number}"
-            try:
-                # Two runs that start at once cannot both make it.
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return folder
-    except FileExistsError as error:
-        raise OutputError(f"another run has just begun in {out}.") from error
-    except OSError as error:
-        raise OutputError(
-            f"no run folder can be made at {out or RUNS_FOLDER}: {error.strerror}."
-        ) from error
 
 
 def environment() -> dict[str, Any]:
@@ -123,67 +47,6 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-@contextmanager
-def metrics_log(path: Path) -> Iterator[Callable[[StepReport | EpochReport], None]]:
-    """Open `metrics.jsonl`; the function given writes a line for every step and epoch reported.
-
-    Losses are read from the device once a second and at each epoch's end, not at every step. The
-    lines hold no times, so that equal runs write equal files. Raises NotFiniteError for a loss that
-    is NaN or infinite, SaveError if the file cannot be written.
-    """
-    waiting: list[StepReport] = []
-    written_at = perf_counter()
-
-    def write(report: StepReport | EpochReport) -> None:
-        nonlocal written_at
-        is_step = isinstance(report, StepReport)
-        if isinstance(report, StepReport):
-            waiting.append(report)
-        if is_step and perf_counter() - written_at < LOG_INTERVAL_S:
-            return
-        lines = [_step_line(step) for step in waiting]
-        if isinstance(report, EpochReport):
-            lines.append(_epoch_line(report))
-        waiting.clear()
-        _append(path, lines)
-        written_at = perf_counter()
-
-    _append(path, [])
-    try:
-        yield write
-    finally:
-        _append(path, [_step_line(step) for step in waiting])
-
-
-def _append(path: Path, lines: list[dict[str, Any]]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-    except OSError as error:
-        raise SaveError(f"{path} could not be written: {error.strerror or error}.") from error
-
-
-def _step_line(step: StepReport) -> dict[str, Any]:
-    loss = step.loss
-    if not isfinite(loss):
-        raise NotFiniteError(f"the loss of step {step.step}, epoch {step.epoch}, is {loss}.")
-    return {
-        "step": step.step,
-        "epoch": step.epoch,
-        "loss": loss,
-        "learning_rate": step.learning_rate,
-    }
-
-
-def _epoch_line(report: EpochReport) -> dict[str, Any]:
-    return {
-        "epoch": report.epoch,
-        "train_loss": report.train_loss,
-        "test_loss": report.scores.loss,
-        "test_accuracy": report.scores.accuracy,
     }
 
 
@@ -266,54 +129,146 @@ def save_predictions(path: Path, scores: Scores) -> None:
     write_bytes(path, content.getvalue())
 
 
-def save_run(
-    folder: Path,
-    recipe: Recipe,
-    epochs: tuple[EpochReport, ...],
-    *,
-    network: nn.Module,
-    unmoved: Mapping[str, str],
-    save: str,
-    data_name: str,
-    facts: Mapping[str, Any],
-) -> Run:
-    """Write what a finished run leaves beside its recipe and log; `metrics.json` last.
+def save_network(
+    folder: Path, stem: str, network: nn.Module, *, unmoved: Mapping[str, str], save: str
+) -> list[str]:
+    """Save a run's weights, whole or their trained part; give the names of the files.
 
     unmoved: hashes of the tensors that are as they were loaded; the others are the trained part.
-    save: "whole" or "trained-part". data_name: short name of the data, for file names. facts:
-    further entries of `metrics.json`. A plot that fails costs a warning, nothing else. Raises
-    SaveError if a file cannot be written.
+    save: "whole" or "trained-part". Raises SaveError if a file cannot be written.
     """
-    scores = epochs[-1].scores
-    stem = f"{recipe.architecture}_{data_name}"
-    written = [name for name in RUN_FILES if name != "metrics.json"]
+    written = []
     if unmoved:
         save_trained_part(folder / f"{stem}{TRAINED_PART}", network, unmoved)
         written.append(f"{stem}{TRAINED_PART}")
     if save == "whole" or not unmoved:
         save_weights(folder / f"{stem}.pth", network)
         written.append(f"{stem}.pth")
+    return written
+
+
+def save_run(
+    folder: Path,
+    stem: str,
+    recipe: Recipe,
+    epochs: tuple[EpochReport, ...],
+    scores: Scores,
+    *,
+    saved: Sequence[str],
+    facts: Mapping[str, Any],
+) -> Run:
+    """Write what a finished run leaves beside its recipe, log and weights; `metrics.json` last.
+
+    stem: how the names of the run's own files begin. saved: names of the weights. facts: further
+    entries of `metrics.json`. A plot that fails costs a warning, nothing else. Raises SaveError if
+    a file cannot be written.
+    """
+    written = [*saved, *(name for name in RUN_FILES if name != "metrics.json")]
     save_predictions(folder / "predictions.npz", scores)
     if recipe.training_stats:
         save_training_stats(folder / recipe.training_stats, recipe, epochs)
         written.append(recipe.training_stats)
     try:
-        save_plot(folder / f"{stem}.png", f"{recipe.name} on {data_name}", epochs)
+        save_plot(folder / f"{stem}.png", f"{recipe.name} on {stem.split('_', 1)[1]}", epochs)
         written.append(f"{stem}.png")
     # Whatever goes wrong in drawing, hours of training must not be lost to it.
-    except Exception:
-        logger.warning("the plot %s.png could not be made", stem, exc_info=True)
+    except Exception as error:
+        logger.warning("the plot %s.png could not be made: %s", stem, error)
+        logger.debug("the plot failed", exc_info=True)
     metrics = {
         "schema": SCHEMA,
         "recipe": recipe.model_dump(),
-        "epochs": [{**_epoch_line(epoch), "seconds": epoch.seconds} for epoch in epochs],
+        "epochs": [
+            {
+                "epoch": epoch.epoch,
+                "train_loss": epoch.train_loss,
+                "test_loss": epoch.scores.loss,
+                "test_accuracy": epoch.scores.accuracy,
+                "seconds": epoch.seconds,
+            }
+            for epoch in epochs
+        ],
         **score_metrics(scores),
         "train_seconds": sum(epoch.train_seconds for epoch in epochs),
         **facts,
         "files": {name: sha256_of(folder / name) for name in sorted(written)},
     }
+    metrics |= {"digest": result_digest(metrics)}
     write_json(folder / "metrics.json", metrics)
-    return Run(recipe, folder, epochs, metrics)
+    return Run(recipe, folder, epochs, scores, metrics)
+
+
+def result_digest(metrics: Mapping[str, Any]) -> str:
+    """Hash the entries of `metrics.json` in which equal runs are equal: all but times and places.
+
+    Those are the seconds, and `execution`, which says how the run was carried out.
+    """
+    kept = {
+        key: value
+        for key, value in metrics.items()
+        if not key.endswith("seconds") and key not in ("execution", "digest")
+    }
+    epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in kept["epochs"]]
+    return digest_of(kept | {"epochs": epochs})
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read a finished run's `metrics.json`, checked against its own digest.
+
+    Raises RunError if the folder is no finished run, DamagedError if the file is not as saved.
+    """
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {str(folder)!r}.")
+    path = folder / "metrics.json"
+    if not path.is_file():
+        unfinished = (folder / "recipe.json").is_file()
+        raise RunError(
+            f"{folder} is {'a run that was not finished' if unfinished else 'no run'}:"
+            " it has no metrics.json.",
+            hint=f"`heptad resume {folder}` finishes it"
+            if unfinished
+            else "name the folder that `heptad train` printed",
+        )
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}.") from error
+    if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA:
+        found = metrics.get("schema") if isinstance(metrics, dict) else None
+        raise DamagedError(
+            f"{path} has schema {found!r}; this version of Heptad reads {SCHEMA}.",
+            hint="a newer version may have written it",
+        )
+    with damage_in(path):
+        if result_digest(metrics) != metrics["digest"]:
+            raise DamagedError(
+                f"{path} is damaged: it was changed since it was saved.",
+                hint="put the saved file back, or `heptad resume` the run to write it again",
+            )
+    return metrics
+
+
+def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
+    """Read the scores of a finished run, with every answer; raises DamagedError."""
+    path = folder / "predictions.npz"
+    with damage_in(path):
+        check_file(path, metrics["files"][path.name])
+        with np.load(path, allow_pickle=False) as stored:
+            logits, labels, ids = (
+                torch.from_numpy(stored[key]) for key in ("logits", "labels", "ids")
+            )
+        return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Raise DamagedError unless a file of a run is there with the content that was saved."""
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing.", hint=MEND)
+    found = sha256_of(path)
+    if found != sha256:
+        raise DamagedError(
+            f"{path} is not what was saved: its SHA-256 is {found}, not {sha256}.", hint=MEND
+        )
 
 
 def score_metrics(scores: Scores) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from heptad.errors import NotFiniteError
 from heptad.records import Batch, Objective
 
+MOST_NAMED = 8
+
 
 def train_steps(
     model: nn.Module, batches: Iterable[Batch], objective: Objective
@@ -24,10 +26,20 @@ def train_steps(
     model.train()
     for batch in batches:
         objective.optimizer.zero_grad()
-        loss = objective.loss(model(batch.inputs), batch.labels)
+        logits = model(batch.inputs)
+        loss = objective.loss(logits, batch.labels)
         # On a GPU this would wait for every step; there the caller checks what it reads.
         if loss.device.type == "cpu" and not loss.isfinite():
-            raise NotFiniteError(f"the loss is {loss.item()}.")
+            raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits))
         loss.backward()  # type: ignore[no-untyped-call]
         objective.optimizer.step()
         yield batch, loss.detach()
+
+
+def _blamed(batch: Batch, logits: Tensor) -> str:
+    """Name the images whose answers are not finite, or all of the batch if every answer is."""
+    is_bad = ~logits.isfinite().all(1).cpu()
+    ids = batch.ids[is_bad] if is_bad.any() else batch.ids
+    named = ", ".join(map(str, ids[:MOST_NAMED].tolist()))
+    more = ", …" if len(ids) > MOST_NAMED else ""
+    return f"images to blame, {len(ids)} of the batch's {len(batch.ids)}: {named}{more}"

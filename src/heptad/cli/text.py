@@ -1,0 +1,13 @@
+"""Text for a terminal: names of files and classes come from strangers, and may hold anything."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act on: control and bidirectional characters, broken Unicode."""
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )

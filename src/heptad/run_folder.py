@@ -1,0 +1,163 @@
+"""The folder of a run: checked before any work, made, owned by one process at a time. No torch."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from heptad.errors import MissingError, OutputError, RecipeError
+from heptad.files import remove_leftovers, try_lock, user_path
+from heptad.recipe import Recipe, RunOptions
+
+logger = logging.getLogger("heptad")
+
+RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
+RUNS_FOLDER = Path("runs")
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+# What file systems answer that know no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def check_output(recipe: Recipe, options: RunOptions) -> None:
+    """See that a run could be written where the options say, before any work; makes nothing.
+
+    Raises OutputError if the place lies under a file or cannot be written, and RecipeError if
+    nothing is named to resume, or a file of the recipe's has a taken name.
+    """
+    if recipe.training_stats in RUN_FILES:
+        raise RecipeError(
+            f"training_stats is {recipe.training_stats}, which every run has for another purpose;"
+            f" taken: {', '.join(RUN_FILES)}."
+        )
+    if options.resume and not options.out:
+        raise RecipeError(
+            "resume is asked for, but no run folder is named.",
+            hint="name it with --out, or use `heptad resume RUN`",
+        )
+    folder = user_path(options.out) if options.out else RUNS_FOLDER
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"no run folder can be made at {folder}: {nearest} is a file.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"no run folder can be made at {folder}: {nearest} cannot be written.")
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise OutputError if a folder holds a run, finished or not."""
+    taken = [name for name in RUN_FILES if (folder / name).exists()]
+    taken += sorted(path.name for path in folder.glob("*.pth"))
+    if "metrics.json" in taken:
+        raise OutputError(
+            f"the folder {folder} holds a run already.",
+            hint="choose another --out, or leave it out for the next runs/NAME-NUMBER",
+        )
+    if taken:
+        raise OutputError(
+            f"the folder {folder} holds a run that was not finished: {taken[0]} is there.",
+            hint=f"`heptad resume {folder}` goes on with it; else choose another --out",
+        )
+
+
+@contextmanager
+def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
+    """Give the run's folder, made where there is none, and own it until the block ends.
+
+    It is `out`, or runs/NAME-NUMBER with the first number that is free. What an earlier owner left
+    half-written is removed. If the block ends before there is a `recipe.json`, all that was made
+    here is removed again. Raises OutputError if the folder cannot be made or holds a run that is
+    not to be resumed, MissingError if another process owns it.
+    """
+    made: list[Path] = []
+    try:
+        folder = _make(options.out, recipe.name, made)
+        descriptor = _lock(folder)
+    except OSError as error:
+        _remove(made)
+        raise OutputError(
+            f"no run folder can be made at {options.out or RUNS_FOLDER}: {error.strerror}."
+        ) from error
+    try:
+        if not options.resume:
+            refuse_run(folder)
+        remove_leftovers(folder)
+        yield folder
+    finally:
+        if not (folder / "recipe.json").exists():
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+            _remove(made)
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _make(out: str | None, name: str, made: list[Path]) -> Path:
+    """Make the folder and its parents; those that were not there before are added to `made`."""
+    if out:
+        folder = user_path(out)
+        for path in (*reversed(folder.parents), folder):
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                made.append(path)
+        return folder
+    if not RUNS_FOLDER.is_dir():
+        RUNS_FOLDER.mkdir(exist_ok=True)
+        made.append(RUNS_FOLDER)
+    number = 1
+    while True:
+        folder = RUNS_FOLDER / f"{name}-{number}"
+        try:
+            # Two runs that start at once cannot both make it.
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            made.append(folder)
+            return folder
+
+
+def _remove(made: list[Path]) -> None:
+    for path in reversed(made):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Own the folder until the descriptor given is closed, be it by the end of this process.
+
+    Who owns it is written into the file for the message alone; the lock itself is the system's.
+    """
+    path = folder / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try_lock(descriptor)
+            # The owner before may have removed the file after it was opened here.
+            if os.fstat(descriptor).st_ino != path.stat().st_ino:
+                os.close(descriptor)
+                continue
+        except BlockingIOError:
+            owner = os.read(descriptor, 500).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise MissingError(
+                f"the run folder {folder} is in use by {owner}.",
+                hint="wait for it or stop it; a process that ended, however it did, holds nothing",
+            ) from None
+        except FileNotFoundError:
+            os.close(descriptor)
+            continue
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            logger.warning("%s cannot be locked: see to it that one run uses it at a time", folder)
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        return descriptor
