@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from heptad.cli import main
 from heptad.datasets.dataset import find_dataset, read_part
 from heptad.datasets.idx import idx_header
+from killing import train_words
 
 NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -113,3 +115,11 @@ def serving(folder: Path, handler: type[QuietHandler] = QuietHandler) -> Iterato
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def straight(digits, tmp_path_factory) -> Path:
+    """The folder of a run of `killing.train_words` that nothing disturbed."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert main(train_words(digits, out)) == 0
+    return out
