@@ -39,7 +39,7 @@ ORDER = [
     ["checkpoints"],
     ["cycle"],
     ["classifier"],
-    ["reports", "doctor", "fetching"],
+    ["reports", "doctor", "fetching", "verifying", "resume_proof"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -37,12 +37,16 @@ class LogPlace:
         return asdict(self)
 
 
-def log_up_to(path: Path, place: LogPlace) -> bytes | None:
-    """Read a log up to a place in it; None if it does not hold what it held then."""
+def log_up_to(path: Path, document: Any) -> bytes | None:
+    """Read a log up to the place that a `LogPlace.as_document` names.
+
+    None if it does not hold what it held then, or the document names no place.
+    """
     try:
+        place = LogPlace(**document)
         with path.open("rb") as file:
             content = file.read(place.num_bytes)
-    except OSError:
+    except (OSError, TypeError, ValueError, OverflowError):
         return None
     return content if hashlib.sha256(content).hexdigest() == place.sha256 else None
 

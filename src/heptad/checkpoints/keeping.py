@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from heptad.checkpoints.snapshot import facts_of, put_back, refuse_other_recipe, tensors_of
 from heptad.checkpoints.store import (
@@ -24,7 +22,7 @@ from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
 from heptad.run_folder import CHECKPOINTS
-from heptad.run_log import LogPlace, MetricsLog, log_up_to, read_log, step_images
+from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
 from heptad.stages.saving import environment, read_metrics, read_predictions
 
 logger = logging.getLogger("heptad")
@@ -65,7 +63,7 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
             return finished
     log = folder / "metrics.jsonl"
     found = find_checkpoint(
-        folder / CHECKPOINTS, is_usable=lambda facts: _log_of(log, facts) is not None
+        folder / CHECKPOINTS, is_usable=lambda facts: log_up_to(log, facts.get("log")) is not None
     )
     if found is None:
         # Begun, and stopped before anything was saved.
@@ -76,7 +74,7 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
         seconds = found.facts["seconds"]
         resume = Resume(
             checkpoint=found,
-            log=_log_of(log, found.facts) or b"",
+            log=log_up_to(log, found.facts["log"]) or b"",
             step=int(found.facts["position"]["step"]),
             threads=int(found.facts["circumstances"]["threads"]),
             resumed_from=list(map(int, found.facts["resumed_from"])),
@@ -86,14 +84,6 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
         begun = dict(found.facts["recipe"])
     refuse_other_recipe(recipe, begun, folder)
     return resume
-
-
-def _log_of(path: Path, facts: Mapping[str, Any]) -> bytes | None:
-    """Read the log up to where a checkpoint was made; None if it is not the one of then."""
-    try:
-        return log_up_to(path, LogPlace(**facts["log"]))
-    except (TypeError, KeyError, ValueError, OverflowError):
-        return None
 
 
 def _finished(folder: Path, recipe: Recipe) -> Run | None:

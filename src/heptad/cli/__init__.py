@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_to_stderr(logging.WARNING if as_json else logging.INFO)
     try:
         with SIGNALS.handled():
-            app(words)
+            # A command that looks into something gives a code where it finds it wrong.
+            code = app(words)
             sys.stdout.flush()
     except HeptadError as error:
         return _fail(error, as_json)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         hint = "this is a bug of Heptad: please report it, with the traceback"
         return _fail(HeptadError(f"{type(error).__name__}: {error}", hint=hint), as_json)
-    return 0
+    return code or 0
 
 
 class StoppedError(HeptadError):

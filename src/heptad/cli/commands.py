@@ -15,6 +15,7 @@ from rich.console import Console
 import heptad
 from heptad.cli.flags import flags_of, given
 from heptad.cli.stopping import SIGNALS, Stopped
+from heptad.cli.text import printable
 from heptad.files import user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
@@ -218,6 +219,80 @@ def predict(
     for prediction in predictions:
         shown = ", ".join(f"{name} {100 * p:.2f} %" for name, p in prediction.classes[:num_shown])
         say(console, f"{prediction.path}: {shown}")
+
+
+@app.command
+@flags_of(Recipe)
+def verify(
+    run: str | None = None,
+    /,
+    *,
+    resume_proof: str | None = None,
+    kills: str = "5",
+    json: Json = False,
+    **flags: Any,
+) -> int:
+    """Hash everything in a run folder and say what is whole; or prove that a killed run resumes.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    resume_proof
+        A recipe. A short run of it, two epochs of 512 images unless flags say otherwise, is killed
+        at random moments, resumed each time, and compared to the bit with one that never was.
+    kills
+        How often to kill it at most.
+    """
+    from heptad.errors import DamagedError, RecipeError
+
+    changes = given(flags, Recipe)
+    if (run is None) == (resume_proof is None):
+        raise RecipeError("verify takes a run's folder, or --resume-proof RECIPE, one of the two.")
+    if resume_proof is not None:
+        if not kills.isdecimal() or int(kills) < 1:
+            raise RecipeError(f"kills is {kills}; allowed: a whole number, at least 1.")
+        recipe = load_recipe(resume_proof, **{"limit": 512, "epochs": 2, **changes})
+        return _prove(recipe, num_kills=int(kills), as_json=json)
+    if changes:
+        raise RecipeError(f"{', '.join(changes)} has no effect on a run that is verified.")
+    from heptad.verifying import examine_run
+
+    assert run is not None
+    found = examine_run(run)
+    if json:
+        _print_json(found.as_document())
+    else:
+        for finding in found.findings:
+            mark = "ok" if finding.is_whole else "--"
+            print(printable(f"[{mark}] {finding.name}: {finding.said}"))
+        state = "finished" if found.is_finished else f"not finished; `heptad resume {run}` goes on"
+        whole = "whole" if found.is_whole else "damaged"
+        print(printable(f"The run in {run} is {whole}, and {state}."))
+    return 0 if found.is_whole else DamagedError.exit_code
+
+
+def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
+    from heptad.errors import DamagedError
+    from heptad.resume_proof import Kill, prove_resume
+
+    for event in prove_resume(recipe, num_kills=num_kills):
+        if isinstance(event, Kill):
+            if not as_json:
+                print(f"kill {event.number}, soon after {event.checkpoint}", flush=True)
+            continue
+        proof = event
+    if as_json:
+        _print_json(proof.as_document())
+    else:
+        steps = ", ".join(map(str, proof.resumed_from)) or "none"
+        equal = "equal to the bit" if not proof.differing else "NOT equal"
+        print(f"{proof.num_kills} kills, resumed from steps {steps}: {equal}.")
+        for name in proof.differing:
+            print(printable(f"  {name} differs"))
+        if not proof.num_kills:
+            print("The run was too short to be killed: try more --epochs or a larger --limit.")
+    return 0 if proof.holds else DamagedError.exit_code
 
 
 @app.command
