@@ -7,6 +7,7 @@ of Heptad, and every other module may import it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -96,6 +97,29 @@ def damage_in(path: object) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: {error.message}") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise DamagedError(f"{path} is damaged: {error}.") from error
+
+
+# In PyTorch's words: its allocators of the CPU, of CUDA and MPS, and what oneDNN says when it finds
+# no room for the code of a layer (a limit on the address space, torch 2.14.1, 2026-11).
+NO_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "could not create a primitive",
+)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, be it the machine's or a device's.
+
+    PyTorch raises its own kinds, by device; they are known by their words, since naming them would
+    import it.
+    """
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))
+    )
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -258,6 +258,10 @@ class DownloadError(Exception):
     """Why one address gave no good file; the caller tries the next or says what was tried."""
 
 
+class BrokenOffError(DownloadError):
+    """A download broke off; the same address may serve it whole the next time."""
+
+
 def download(url: str, file: BinaryIO, *, most_bytes: int) -> None:
     """Copy what `url` serves into `file`, at most `most_bytes` of it.
 
@@ -285,7 +289,7 @@ def _chunks(url: str) -> Iterator[bytes]:
                 try:
                     chunk = response.read(CHUNK)
                 except (OSError, http.client.HTTPException) as error:
-                    raise DownloadError(f"the connection broke: {_reason(error)}") from error
+                    raise BrokenOffError(f"the connection broke: {_reason(error)}") from error
                 if not chunk:
                     return
                 yield chunk
@@ -295,7 +299,7 @@ def _chunks(url: str) -> Iterator[bytes]:
     except urllib.error.URLError as error:
         raise DownloadError(f"no connection: {_reason(error.reason)}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(f"the connection broke: {_reason(error)}") from error
+        raise BrokenOffError(f"the connection broke: {_reason(error)}") from error
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):

@@ -161,7 +161,8 @@ class Recipe(Settings):
     )
     training_stats: Annotated[str | None, BeforeValidator(_none_from_text)] = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(json|pkl)$",
+        # Short enough for every file system: it is written after hours of training.
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(json|pkl)$",
         description="A further file of losses and accuracies.",
         json_schema_extra=_in_words("a plain file name ending in .json or .pkl, or none"),
     )
@@ -242,9 +243,14 @@ def to_toml(recipe: Recipe) -> str:
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         lines.append(f"# {field.description} Allowed: {recipe.allowed(name)}.")
-        # JSON writes text and numbers as TOML reads them.
-        lines.append(f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}")
+        lines.append(f"# {name} is not set" if value is None else f"{name} = {_as_toml(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _as_toml(value: object) -> str:
+    # JSON writes text and numbers as TOML reads them, but for what it escapes in two halves.
+    written = json.dumps(value, ensure_ascii=False)
+    return "".join(c if " " <= c <= "~" else f"\\U{ord(c):08X}" for c in written)
 
 
 def _no_such_setting(name: str, settings: type[Settings]) -> str:
@@ -262,6 +268,8 @@ def _complaint(settings: type[Settings], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{name} is not given; allowed: {settings.allowed(name)}."
     found = problem["input"]
+    if problem["type"] == "string_unicode":
+        return f"{name} is {found}, which is no valid Unicode; allowed: {settings.allowed(name)}."
     choices = settings.model_json_schema()["properties"][name].get("enum", [])
     hint = did_you_mean(found, map(str, choices)) if isinstance(found, str) else ""
     return (

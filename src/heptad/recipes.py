@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +104,20 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
     return Recipe(**{**_values_in(path), **settings})
 
 
-READERS = {".toml": tomllib.loads, ".json": json.loads}
+def _read_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_without_repetition)
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse a name that is given twice, of which JSON would silently take the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r} is given more than once")
+    return values
+
+
+READERS: dict[str, Callable[[str], object]] = {".toml": tomllib.loads, ".json": _read_json}
 
 
 def _values_in(path: Path) -> dict[str, object]:

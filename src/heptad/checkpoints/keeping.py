@@ -23,7 +23,7 @@ from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
 from heptad.run_folder import CHECKPOINTS
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
-from heptad.stages.saving import environment, read_metrics, read_predictions
+from heptad.stages.saving import check_file, environment, read_metrics, read_predictions
 
 logger = logging.getLogger("heptad")
 
@@ -93,6 +93,9 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
         refuse_other_recipe(recipe, metrics["recipe"], folder)
         if metrics["recipe"]["epochs"] < recipe.epochs:
             return None
+        with damage_in(folder / "metrics.json"):
+            for name, sha256 in metrics["files"].items():
+                check_file(folder / name, sha256)
         scores = read_predictions(folder, metrics)
         with damage_in(folder / "metrics.jsonl"):
             reports, _ = read_log(

@@ -28,6 +28,7 @@ from heptad.files import digest_of
 from heptad.recipe import Recipe
 from heptad.records import Position
 from heptad.stages.evaluation import Answers, Tally
+from heptad.stages.saving import package_versions
 
 # A resume with another of these is right, but its sums may differ in the last bits.
 CIRCUMSTANCES = ("torch", "device", "threads", "world_size", "vector_instructions", "trunk")
@@ -49,6 +50,7 @@ def facts_of(cycle: Cycle) -> dict[str, Any]:
     """Write down, as plain values, where a training is and what it is a training of."""
     return {
         "recipe": cycle.recipe.model_dump(),
+        "versions": package_versions(),
         "recipe_digest": digest_of(cycle.recipe.model_dump()),
         "classes": list(cycle.sources.train.classes),
         "data": cycle.data,

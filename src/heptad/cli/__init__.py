@@ -18,8 +18,8 @@ from rich.console import Console
 
 from heptad.cli.commands import app
 from heptad.cli.stopping import SIGNALS, Stopped
-from heptad.cli.text import printable
-from heptad.errors import HeptadError, MissingError, UnusableError
+from heptad.cli.text import one_line, printable
+from heptad.errors import HeptadError, MissingError, UnusableError, is_of_memory
 
 BROKEN_PIPE = 141
 
@@ -65,13 +65,11 @@ class StoppedError(HeptadError):
 
 def _of_the_machine(error: Exception) -> HeptadError | None:
     """Turn what the machine refuses - a path, memory - into an error with a code of its own."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return UnusableError(f"{os.fsdecode(error.filename)}: {error.strerror}.")
-    # PyTorch raises its own kinds, by device; naming them would import it.
-    is_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
-    if is_memory or type(error).__name__ == "OutOfMemoryError":
+    if is_of_memory(error):
         hint = "a smaller --batch-size or --memory needs less"
         return MissingError("there is not enough memory for this.", hint=hint)
+    if isinstance(error, OSError) and error.filename is not None:
+        return UnusableError(f"{os.fsdecode(error.filename)}: {error.strerror}.")
     return None
 
 
@@ -80,7 +78,7 @@ def _fail(error: HeptadError, as_json: bool) -> int:
         document = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         print(json.dumps({"error": document}))
     else:
-        console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         console.print("error: ", style="bold red", end="")
         console.print(printable(error.message))
         if error.hint:
@@ -101,4 +99,4 @@ class _PlainText(logging.Formatter):
     """Log lines name files of strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return one_line(super().format(record))

@@ -13,9 +13,9 @@ from cyclopts import App, Group, Parameter
 from rich.console import Console
 
 import heptad
-from heptad.cli.flags import flags_of, given
+from heptad.cli.flags import at_least_1, flags_of, given
 from heptad.cli.stopping import SIGNALS, Stopped
-from heptad.cli.text import printable
+from heptad.cli.text import one_line
 from heptad.files import user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
@@ -49,7 +49,7 @@ app = App(
 
 
 def _console() -> Console:
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def _print_json(document: Any) -> None:
@@ -187,10 +187,8 @@ def predict(
         How many classes to name for each picture, likeliest first.
     """
     from heptad.datasets.pictures import find_pictures
-    from heptad.errors import RecipeError
 
-    if not top.isdecimal() or int(top) < 1:
-        raise RecipeError(f"top is {top}; allowed: a whole number, at least 1.")
+    num_shown = at_least_1("top", top)
     options = RunOptions(**given(flags, RunOptions))
     paths = find_pictures(list(images))
     from heptad.classifier import load_run
@@ -198,7 +196,6 @@ def predict(
     classifier = load_run(run, device=options.device, threads=options.threads)
     # All are read before the first answer is printed: a bad picture leaves no half-printed list.
     predictions = list(classifier.predict(paths))
-    num_shown = int(top)
     if json:
         _print_json(
             [
@@ -250,10 +247,9 @@ def verify(
     if (run is None) == (resume_proof is None):
         raise RecipeError("verify takes a run's folder, or --resume-proof RECIPE, one of the two.")
     if resume_proof is not None:
-        if not kills.isdecimal() or int(kills) < 1:
-            raise RecipeError(f"kills is {kills}; allowed: a whole number, at least 1.")
+        num_kills = at_least_1("kills", kills)
         recipe = load_recipe(resume_proof, **{"limit": 512, "epochs": 2, **changes})
-        return _prove(recipe, num_kills=int(kills), as_json=json)
+        return _prove(recipe, num_kills=num_kills, as_json=json)
     if changes:
         raise RecipeError(f"{', '.join(changes)} has no effect on a run that is verified.")
     from heptad.verifying import examine_run
@@ -265,10 +261,10 @@ def verify(
     else:
         for finding in found.findings:
             mark = "ok" if finding.is_whole else "--"
-            print(printable(f"[{mark}] {finding.name}: {finding.said}"))
+            print(one_line(f"[{mark}] {finding.name}: {finding.said}"))
         state = "finished" if found.is_finished else f"not finished; `heptad resume {run}` goes on"
         whole = "whole" if found.is_whole else "damaged"
-        print(printable(f"The run in {run} is {whole}, and {state}."))
+        print(one_line(f"The run in {run} is {whole}, and {state}."))
     return 0 if found.is_whole else DamagedError.exit_code
 
 
@@ -289,7 +285,7 @@ def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
         equal = "equal to the bit" if not proof.differing else "NOT equal"
         print(f"{proof.num_kills} kills, resumed from steps {steps}: {equal}.")
         for name in proof.differing:
-            print(printable(f"  {name} differs"))
+            print(one_line(f"  {name} differs"))
         if not proof.num_kills:
             print("The run was too short to be killed: try more --epochs or a larger --limit.")
     return 0 if proof.holds else DamagedError.exit_code
@@ -352,7 +348,7 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
     for name, paths in fetched:
         print(f"{name}:")
         for path in paths:
-            print(f"  {path}")
+            print(one_line(f"  {path}"))
 
 
 cache = App(name="cache", help="List or remove the features that are kept of frozen trunks.")
@@ -369,9 +365,11 @@ def list_cache(*, json: Json = False) -> None:
         _print_json([store.as_document() for store in stores])
         return
     total_mb = sum(store.num_bytes for store in stores) / 1e6
-    print(f"{len(stores)} stores of features, {total_mb:,.1f} MB, in {stores_folder()}")
+    place = f"{total_mb:,.1f} MB, in {stores_folder()}"
+    print(one_line(f"{len(stores)} stores of features, {place}"))
     for store in stores:
-        print(f"{store.key[:12]}  {store.num_bytes / 1e6:,.1f} MB  {store.said}  {store.age}")
+        size = f"{store.num_bytes / 1e6:,.1f} MB"
+        print(one_line(f"{store.key[:12]}  {size}  {store.said}  {store.age}"))
 
 
 @cache.command(name="clear")
@@ -402,7 +400,8 @@ def doctor(*, json: Json = False) -> None:
         _print_json([finding.as_document() for finding in findings])
         return
     for finding in findings:
-        print(f"[{'ok' if finding.is_well else '--'}] {finding.subject}: {finding.state}")
+        mark = "ok" if finding.is_well else "--"
+        print(one_line(f"[{mark}] {finding.subject}: {finding.state}"))
         if finding.advice:
-            print(f"     {finding.advice}")
+            print(one_line(f"     {finding.advice}"))
     sys.stdout.flush()

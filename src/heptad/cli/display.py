@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from heptad.cli.text import printable
+from heptad.cli.text import one_line
 from heptad.records import (
     EpochReport,
     EvaluationReport,
@@ -229,8 +229,8 @@ def _loss(event: StepReport | EvaluationReport) -> str:
 
 
 def say(console: Console, text: str, *, style: str | None = None) -> None:
-    """Print text as it is: no markup is read in it, and a pipe gets it unwrapped."""
-    console.print(Text(printable(text)), style=style, soft_wrap=not console.is_terminal)
+    """Print a line as it is: no markup is read in it, and a pipe gets it unwrapped."""
+    console.print(Text(one_line(text)), style=style, soft_wrap=not console.is_terminal)
 
 
 def _show_start(console: Console, prepared: Prepared) -> None:
@@ -276,9 +276,10 @@ def accuracy_text(scores: Scores | Figures) -> str:
 def show_summary(console: Console, run: Run) -> None:
     """Print what came of a run: how well, whether it learned, where it is, what to do next."""
     verdict, scores = judge(run), run.scores
+    console.print()
     say(
         console,
-        f"\nTest accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
+        f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
         f" {scores.num_images:,} images, in {run.metrics['seconds']:.0f} s.",
         style="bold",
     )
@@ -302,13 +303,13 @@ def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> N
         style="bold",
     )
     table = Table("class", *map(_right, ("images", "right", "answered")))
-    confusion = Table(_right("is \\ said"), *map(_right, classes))
+    confusion = Table(_right("is \\ said"), *(_right(one_line(name)) for name in classes))
     rows = scores.confusion.tolist()
     for k, name in enumerate(classes):
         total = sum(rows[k])
         right = f"{100 * rows[k][k] / total:.1f} %" if total else "none there"
-        table.add_row(name, f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
-        confusion.add_row(name, *map(str, rows[k]))
+        table.add_row(one_line(name), f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
+        confusion.add_row(one_line(name), *map(str, rows[k]))
     console.print(table, confusion)
 
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from heptad.errors import RecipeError
 from heptad.recipe import Recipe, RunOptions, Settings
 
 RECIPE_FLAGS = Group("What changes the result", sort_key=2)
 OPTION_FLAGS = Group("How it is carried out", sort_key=3)
+MOST_DIGITS = 18
 GROUPS = {Recipe: RECIPE_FLAGS, RunOptions: OPTION_FLAGS}
 
 
@@ -60,6 +62,14 @@ def _flag(settings: type[Settings], name: str) -> inspect.Parameter:
         default=None,
         annotation=Annotated[bool | None if is_switch else str | None, parameter],
     )
+
+
+def at_least_1(name: str, text: str) -> int:
+    """Read the whole number that a flag of its own shows; raises RecipeError."""
+    # Python reads no more than some thousand digits.
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
+        raise RecipeError(f"{name} is {text}; allowed: a whole number, at least 1.")
+    return int(text)
 
 
 def given(flags: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:

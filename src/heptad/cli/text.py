@@ -11,3 +11,8 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
     )
+
+
+def one_line(text: str) -> str:
+    """Escape line breaks too, so that no name can pass for a line of ours."""
+    return printable(text).replace("\n", "\\n")

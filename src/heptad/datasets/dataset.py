@@ -19,6 +19,8 @@ from heptad.files import user_path
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
 
+# The name becomes a part of file names, which may have 255 bytes.
+LONGEST_NAME = 100
 # As MNIST's publisher, its unpackers and its followers spell these names.
 IDX_NAME = re.compile(r"(?:^|-)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?$")
 PART_OF = {"train": "train", "t10k": "test", "test": "test"}
@@ -89,8 +91,10 @@ def _find_in_folder(source: str, folder: Path) -> Dataset:
             f"{source} holds no IDX files of {', '.join(missing)}.",
             hint=f"looked for {NAMES_LOOKED_FOR}",
         )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "data"
-    return Dataset(name=name, classes=DIGITS, images=found["images"], labels=found["labels"])
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:LONGEST_NAME].strip("-.")
+    return Dataset(
+        name=name or "data", classes=DIGITS, images=found["images"], labels=found["labels"]
+    )
 
 
 def read_part(dataset: Dataset, part: Part) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

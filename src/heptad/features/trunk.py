@@ -6,8 +6,10 @@ image never changes, so it is computed once, whatever the epochs, learning rates
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from heptad.architectures import Architecture, Split
-from heptad.errors import NotFiniteError, RecipeError, SaveError
+from heptad.errors import NotFiniteError, RecipeError, SaveError, is_of_memory
 from heptad.features.store import (
     KEY,
     Rows,
@@ -39,6 +41,11 @@ from heptad.recipe import Recipe
 from heptad.records import PassReport
 from heptad.stages.data import ImageSource, Sources
 from heptad.stages.model import Model
+
+logger = logging.getLogger("heptad")
+
+# Some images of one source: it, their places among those of all sources, their indices in it.
+Places = tuple[ImageSource, NDArray[np.int64], Tensor]
 
 FORMAT = 1
 ENGINE = "eager"
@@ -272,9 +279,8 @@ def _pass(
         return write_shard(folder, features, own, engine=ENGINE)
 
     try:
-        for source, places, indices in batches:
-            inputs = source.take(indices, None).contiguous(memory_format=layout)
-            waiting.append(_answer(trunk, inputs, dtype))
+        for places, features in _answers(trunk, batches, layout, dtype):
+            waiting.append(features)
             names.append(keys[places])
             num_done += len(places)
             yield PassReport(num_done, len(lacking), perf_counter() - started_at)
@@ -295,42 +301,82 @@ def _faster_layout(trunk: nn.Module, inputs: Tensor) -> torch.memory_format:
     """Try both layouts of images in memory on one batch; which is faster is the processor's matter.
 
     Frozen ResNet50 at 64 px, images/s: channels last 193 and plain 146 with AVX2 (AMD EPYC), 227
-    and 267 with AVX-512 (Intel Xeon; both two cores, torch 2.14.1, 2026-11).
+    and 267 with AVX-512 (Intel Xeon; both two cores, torch 2.14.1, 2026-11). Where memory does not
+    suffice to try, it is channels last.
     """
     seconds = {}
     for layout in (torch.channels_last, torch.contiguous_format):
         trunk.to(memory_format=layout)
         laid_out = inputs.contiguous(memory_format=layout)
-        with torch.inference_mode():
-            trunk(laid_out)
-            started_at = perf_counter()
-            trunk(laid_out)
-            seconds[layout] = perf_counter() - started_at
+        try:
+            with torch.inference_mode():
+                trunk(laid_out)
+                started_at = perf_counter()
+                trunk(laid_out)
+                seconds[layout] = perf_counter() - started_at
+        except Exception as error:
+            if not is_of_memory(error):
+                raise
+            return torch.channels_last
     return min(seconds, key=lambda layout: seconds[layout])
 
 
-def _batches(
-    sources: tuple[ImageSource, ...], lacking: NDArray[np.int64]
-) -> Iterator[tuple[ImageSource, NDArray[np.int64], Tensor]]:
-    """Cut the rows `lacking` into batches of one source: it, their places, indices in it."""
+def _batches(sources: tuple[ImageSource, ...], lacking: NDArray[np.int64]) -> Iterator[Places]:
+    """Cut the rows `lacking` into batches of one source."""
     fitting = PIXELS_AT_A_TIME // sources[0].transform.image_size ** 2
     batch_size = max(LEAST_IMAGES_AT_A_TIME, fitting)
     start = 0
     for source in sources:
         stop = start + len(source.labels)
         own = lacking[(lacking >= start) & (lacking < stop)]
-        for first in range(0, len(own), batch_size):
-            places = own[first : first + batch_size]
-            yield source, places, torch.from_numpy(places - start)
+        yield from _parts((source, own, torch.from_numpy(own - start)), batch_size)
         start = stop
 
 
-def _answer(trunk: nn.Module, inputs: Tensor, dtype: str) -> NDArray[Any]:
+def _parts(batch: Places, most: int) -> Iterator[Places]:
+    """Cut a batch into parts of at most so many images, in order."""
+    source, places, indices = batch
+    for first in range(0, len(places), most):
+        part = slice(first, first + most)
+        yield source, places[part], indices[part]
+
+
+def _answers(
+    trunk: nn.Module, batches: Iterable[Places], layout: torch.memory_format, dtype: str
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Give the places of each batch and its features [n, F], in order.
+
+    Where memory runs out, this batch and all after it are halved, down to single images.
+    """
+    waiting = deque(batches)
+    is_said = False
+    while waiting:
+        source, places, indices = batch = waiting.popleft()
+        try:
+            inputs = source.take(indices, None).contiguous(memory_format=layout)
+            features = _answer(trunk, inputs, source.ids[indices], dtype)
+        except Exception as error:
+            if len(places) == 1 or not is_of_memory(error):
+                raise
+            if not is_said:
+                logger.warning(
+                    "memory does not suffice for %d images at a time; the trunk's pass takes fewer",
+                    len(places),
+                )
+            is_said = True
+            most = len(places) // 2
+            waiting = deque(part for rest in (batch, *waiting) for part in _parts(rest, most))
+            continue
+        yield places, features
+
+
+def _answer(trunk: nn.Module, inputs: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
     with torch.inference_mode():
         features: Tensor = trunk(inputs).to("cpu", getattr(torch, dtype))
-    if not features.isfinite().all():
+    is_bad = ~features.isfinite().all(1)
+    if is_bad.any():
         raise NotFiniteError(
-            "a feature is not finite.",
+            f"a feature of image {int(ids[is_bad][0])} is not finite.",
             hint="the weights may be damaged; float16 holds numbers up to 65,504 only",
         )
     return features.numpy()

@@ -14,6 +14,7 @@ import os
 import pickle
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ MEND = "put the saved file back, or train again"
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
 
 
+@cache
+def package_versions() -> dict[str, str]:
+    """Name the versions of what a result depends on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
 def environment() -> dict[str, Any]:
     """Say what a run was carried out with: versions, system, processor."""
     return {
@@ -46,7 +53,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": os.cpu_count(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": package_versions(),
     }
 
 
