@@ -23,9 +23,9 @@ import torch
 
 import heptad
 from heptad.cycle import preparing
-from heptad.features.store import KEY, find_rows, write_shard
 from heptad.features.trunk import FeatureSource
 from heptad.records import PassReport, Position
+from heptad.stores import KEY, find_rows, write_shard
 
 ROWS_IN_A_SHARD = 4000
 

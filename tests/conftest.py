@@ -6,17 +6,19 @@ import contextlib
 import functools
 import gzip
 import http.server
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from heptad.cli import main
 from heptad.datasets.dataset import find_dataset, read_part
 from heptad.datasets.idx import idx_header
-from killing import train_words
+from killing import small_words, train_words
 
 NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -37,6 +39,15 @@ def cache(tmp_path_factory) -> Iterator[Path]:
         yield folder / "heptad"
 
 
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Kills what a test that failed left running, perhaps in a step that never ends."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+
+
 @pytest.fixture(scope="session")
 def mnist():
     """All of MNIST: {"train": (images [60000, 1, 28, 28], labels), "test": ...}, `uint8`."""
@@ -53,6 +64,15 @@ def write_idx(folder: Path, part: str, images, labels, *, packed: bool = False) 
         path.write_bytes(gzip.compress(content) if packed else content)
 
 
+def write_pictures(folder: Path, images, labels, *, suffix: str = ".png") -> Path:
+    """Write gray images [N, H, W] as LABEL/NUMBER.png, each in the folder of its class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / str(label) / f"{number}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def digits(mnist, tmp_path_factory) -> Path:
     """A folder of IDX files with the first 512 training and 200 test digits of MNIST."""
@@ -61,6 +81,14 @@ def digits(mnist, tmp_path_factory) -> Path:
         images, labels = mnist[part]
         write_idx(folder, part, images[:count, 0], labels[:count])
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(mnist, tmp_path_factory) -> Path:
+    """A folder of class folders with the first 200 training digits of MNIST as PNGs."""
+    images, labels = mnist["train"]
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    return write_pictures(folder, images[:200, 0], labels[:200])
 
 
 @pytest.fixture
@@ -107,7 +135,8 @@ def serving(folder: Path, handler: type[QuietHandler] = QuietHandler) -> Iterato
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
     )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # Asked so often whether to stop, it does so at once.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -122,4 +151,12 @@ def straight(digits, tmp_path_factory) -> Path:
     """The folder of a run of `killing.train_words` that nothing disturbed."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert main(train_words(digits, out)) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def small(digits, tmp_path_factory) -> Path:
+    """The folder of a run of `killing.small_words` that nothing disturbed."""
+    out = tmp_path_factory.mktemp("small") / "run"
+    assert main(small_words(digits, out)) == 0
     return out

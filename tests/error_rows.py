@@ -19,8 +19,9 @@ from PIL import Image
 
 import heptad
 from conftest import NAMES
+from heptad.files import digest_of
 from heptad.recipe import RunOptions
-from heptad.stages.saving import result_digest
+from heptad.stages.saving import sealed
 
 
 class Row(NamedTuple):
@@ -40,7 +41,7 @@ ROWS = [
         "trian lenet5",
         2,
         'Unknown command "trian". Did you mean "train"?'
-        " Available commands: train, resume, evaluate, predict, recipes, fetch, cache, doctor.",
+        " Available commands: train, resume, evaluate, predict, verify, scan, recipes, fetch, ...",
     ),
     Row(
         "unknown flag",
@@ -230,7 +231,7 @@ ROWS = [
         "train lenet5 --data fashion_mnist",
         2,
         "there is no data set 'fashion_mnist'. Did you mean 'fashion-mnist'?"
-        " Allowed: mnist, fashion-mnist, or a folder of IDX files.",
+        " Allowed: mnist, fashion-mnist, or a folder of IDX files or of class folders.",
     ),
     Row(
         "a folder without IDX files",
@@ -304,6 +305,165 @@ ROWS = [
         2,
         "packed/train-images-idx3-ubyte.gz cannot be read:"
         " Compressed file ended before the end-of-stream marker was reached.",
+    ),
+    # Folders of pictures
+    Row("no folder to scan", "scan nowhere", 2, "there is no folder 'nowhere'."),
+    Row("a folder without class folders", "scan empty", 2, "empty holds no class folders."),
+    Row(
+        "one class alone",
+        "train lenet5 --data one-class",
+        2,
+        "one-class holds one class, 'a'; there is nothing to tell apart.",
+    ),
+    Row(
+        "a class without pictures",
+        "train lenet5 --data hollow-class",
+        2,
+        "hollow-class has no picture in b.",
+    ),
+    Row(
+        "a test folder without a train folder",
+        "train lenet5 --data test-alone",
+        2,
+        "test-alone has test, but no train folder beside it.",
+    ),
+    Row(
+        "a class in the test folder alone",
+        "train lenet5 --data stranger",
+        2,
+        "stranger/test has the classes c, which stranger/train has not; allowed: a, b.",
+    ),
+    Row(
+        "one picture of each class",
+        "train lenet5 --data single",
+        2,
+        "single has no picture to test on.",
+    ),
+    Row(
+        "a picture of a set that cannot be used",
+        "train lenet5 --data spoilt",
+        2,
+        "spoilt holds 1 pictures that cannot be used.",
+    ),
+    Row(
+        "pictures gone that a run was tested on",
+        "evaluate picture-run",
+        2,
+        "photos lacks 1 of the 2 pictures that the run was tested on.",
+    ),
+    Row(
+        "classes that a run does not know",
+        "evaluate run --data spared",
+        2,
+        "spared has the classes a, b, but the run was trained on 0, 1, 2, 3, 4, 5, 6, 7 and 2"
+        " more.",
+    ),
+    Row(
+        "no picture to score",
+        "evaluate picture-run --data no-pictures",
+        2,
+        "no-pictures has no picture of the test part that can be used.",
+    ),
+    Row(
+        "an unknown way with bad pictures",
+        "train lenet5 --data photos --on-bad-image ignore",
+        2,
+        "on_bad_image is ignore; allowed: error, skip.",
+    ),
+    # Validation, class weights, augmentation
+    Row(
+        "validation that is no number",
+        TRAIN + " --validation half",
+        2,
+        "validation is half; allowed: 0 for none, a fraction below 1, a number of images, or folder"
+        " for the set's own val.",
+    ),
+    Row(
+        "validation with everything",
+        TRAIN + " --validation 1",
+        2,
+        "validation is 1; allowed: 0 for none, a fraction below 1, a number of images, or folder"
+        " for the set's own val.",
+    ),
+    Row(
+        "validation with a part of an image",
+        TRAIN + " --validation 2.5",
+        2,
+        "validation is 2.5; allowed: 0 for none, a fraction below 1, a number of images, or folder"
+        " for the set's own val.",
+    ),
+    Row(
+        "validation with as many images as there are",
+        TRAIN + " --validation 20",
+        2,
+        "validation is 20, but there are 20 training images; some must be left to train on.",
+    ),
+    Row(
+        "too few images to set some apart",
+        TRAIN.replace("20", "5") + " --validation 0.2",
+        2,
+        "validation is 0.2, which leaves 5 images to train on and 0 to validate with.",
+    ),
+    Row(
+        "a set without a val folder",
+        TRAIN + " --validation folder",
+        2,
+        "validation is folder, but digits has no val folder with pictures.",
+    ),
+    Row(
+        "a val folder without pictures",
+        "train lenet5 --data hollow-val --validation folder",
+        2,
+        "validation is folder, but hollow-val has no val folder with pictures.",
+    ),
+    Row(
+        "patience without validation",
+        TRAIN + " --patience 3",
+        2,
+        "patience is 3, but there is no validation to judge epochs by; the test images are never"
+        " selected on. Set validation, such as 0.1.",
+    ),
+    Row(
+        "no patience at all",
+        TRAIN + " --validation 0.2 --patience 0",
+        2,
+        "patience is 0; allowed: a whole number, at least 1, or none.",
+    ),
+    Row(
+        "unknown class weights",
+        TRAIN + " --class-weights even",
+        2,
+        "class_weights is even; allowed: none, balanced.",
+    ),
+    Row(
+        "a shift out of the image",
+        TRAIN + " --shift 0.6",
+        2,
+        "shift is 0.6; allowed: a finite number, at least 0, at most 0.5.",
+    ),
+    Row(
+        "a probability above 1",
+        TRAIN + " --flip 2",
+        2,
+        "flip is 2; allowed: a finite number, at least 0, at most 1.",
+    ),
+    Row(
+        "views without augmentation",
+        TRAIN + " --views 3",
+        2,
+        "views is 3, but no augmentation is set.",
+    ),
+    Row(
+        "views without a trunk",
+        TRAIN + " --shift 0.1 --views 3",
+        2,
+        "views is 3, but there is no trunk: every layer is trained.",
+    ),
+    Row(
+        "no views at all",
+        TRAIN + " --shift 0.1 --views 0",
+        2,
+        "views is 0; allowed: a whole number, 1 to 1000, or none.",
     ),
     # Weights
     Row(
@@ -471,7 +631,7 @@ ROWS = [
         "a checkpoint of a newer version",
         "resume newer-checkpoint",
         2,
-        "newer-checkpoint/checkpoints/step-00000001-test-00000020 was made by a newer version of"
+        "newer-checkpoint/checkpoints/step-00000001-tested was made by a newer version of"
         " Heptad (schema 2; this one reads 1).",
     ),
     Row(
@@ -479,7 +639,7 @@ ROWS = [
         "resume other-images",
         2,
         "the images or labels are not those that the run was making"
-        " other-images/checkpoints/step-00000001-test-00000020 with.",
+        " other-images/checkpoints/step-00000001-tested with.",
     ),
     # Pictures
     Row("no such picture", "predict run nowhere.png", 2, "there is no image 'nowhere.png'."),
@@ -496,16 +656,17 @@ ROWS = [
         "cut.png is no picture that can be read: image file is truncated.",
     ),
     Row(
-        "a picture of 16 bits",
-        "predict run deep.png",
+        "a picture of floating-point numbers",
+        "predict run float.tif",
         2,
-        "deep.png has more than 8 bits a channel.",
+        "float.tif holds floating-point numbers; which of them is black and which white is not"
+        " known.",
     ),
     Row(
         "a picture that unpacks to too much",
         "predict run bomb.png",
         2,
-        "bomb.png has 9000 x 9000 pixels; allowed: 50,000,000 in all.",
+        "bomb.png has 9000 x 9000 pixels; allowed: 50,000,000 in all (max_pixels).",
     ),
     Row(
         "a folder without pictures",
@@ -582,6 +743,7 @@ def make_bad_things(folder: Path, digits: Path) -> None:
     (folder / "broken.toml").write_text("this is no TOML")
     (folder / "list.json").write_text("[1, 2]")
     _make_sets(folder)
+    _make_picture_sets(folder)
     _make_runs(folder)
     _make_weights(folder)
     _make_pictures(folder)
@@ -612,6 +774,33 @@ def _make_sets(folder: Path) -> None:
         (folder / name / file).write_bytes(content)
 
 
+def _make_picture_sets(folder: Path) -> None:
+    draws = np.random.default_rng(0)
+    for name, counts in (
+        ("one-class", {"a": 4}),
+        ("hollow-class", {"a": 4, "b": 0}),
+        ("test-alone", {"test/a": 2, "test/b": 2}),
+        ("stranger", {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1}),
+        ("single", {"a": 1, "b": 1}),
+        ("spoilt", {"a": 4, "b": 4}),
+        ("spared", {"a": 1, "b": 1}),
+        ("photos", {"a": 4, "b": 4}),
+        ("no-pictures", {"a": 0, "b": 0}),
+        ("hollow-val", {"train/a": 2, "train/b": 2, "val/a": 0, "test/a": 1, "test/b": 1}),
+    ):
+        for part, count in counts.items():
+            (folder / name / part).mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 256, (28, 28), np.uint8)
+                Image.fromarray(pixels).save(folder / name / part / f"{number}.png")
+    (folder / "spoilt" / "b" / "2.png").write_text("no picture")
+    recipe = heptad.load_recipe("lenet5", data="photos", epochs=1)
+    run = heptad.train(recipe, RunOptions(out="picture-run"))
+    listed = json.loads((run.folder / "pictures.json").read_text())["pictures"]
+    held_out = next(entry for entry in listed if entry["part"] == "test")
+    (folder / "photos" / held_out["path"]).unlink()
+
+
 def _make_runs(folder: Path) -> None:
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=1, limit=20)
     heptad.train(recipe, RunOptions(out="run"))
@@ -640,7 +829,7 @@ def _make_runs(folder: Path) -> None:
 
 def _forge(path: Path, metrics: dict) -> None:
     """As someone would change the document who knows how its digest is made."""
-    path.write_text(json.dumps(metrics | {"digest": result_digest(metrics)}))
+    path.write_text(json.dumps(sealed(metrics)))
 
 
 def _stop_runs(folder: Path) -> None:
@@ -650,7 +839,9 @@ def _stop_runs(folder: Path) -> None:
     for path in (folder / "cut" / "checkpoints").glob("step-*/state.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     for path in (folder / "newer-checkpoint" / "checkpoints").glob("step-*/manifest.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+        manifest = json.loads(path.read_text()) | {"schema": 2}
+        del manifest["digest"]
+        path.write_text(json.dumps(manifest | {"digest": digest_of(manifest)}))
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=2, limit=20)
     shutil.rmtree(folder / "longer")
     heptad.train(recipe, RunOptions(out=str(folder / "longer")))
@@ -684,5 +875,5 @@ def _make_pictures(folder: Path) -> None:
     Image.fromarray(pixels).save(folder / "picture.png")
     content = (folder / "picture.png").read_bytes()
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
-    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")
     Image.new("L", (9000, 9000)).save(folder / "bomb.png")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from heptad.cli import main
+from heptad.cli.stopping import SIGNALS
 
 # Two epochs of 16 steps with a checkpoint after each step: many places to be killed at.
 SETTINGS = ["--epochs", "2", "--batch-size", "32", "--checkpoint-every", "1", "--threads", "1"]
@@ -29,6 +33,11 @@ def train_words(digits: Path, out: Path | str, *more: str) -> list[str]:
     return ["train", "lenet5", "--data", str(digits), *SETTINGS, "--out", str(out), *more]
 
 
+def small_words(digits: Path, out: Path | str, *more: str) -> list[str]:
+    """Give the words of a run of two epochs of two steps only, a checkpoint after each step."""
+    return train_words(digits, out, "--limit", "64", *more)
+
+
 def command(*words: str) -> list[str]:
     """Give the command that carries out these words in a fresh Python."""
     return [sys.executable, "-m", "heptad", *words]
@@ -39,18 +48,150 @@ def carry_out(*words: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), capture_output=True, text=True, check=False, **options)
 
 
-def _forked(words: list[str], log: str) -> None:
+def write_to(descriptor: int, *streams: int) -> None:
+    """Lead this process's standard output, 1, and error, 2, to an open file."""
+    for stream in streams:
+        os.dup2(descriptor, stream)
+    # As Python opens them when it starts: how depends on what they lead to.
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        is_by_lines = stream == 2 or os.isatty(stream)
+        buffering = 1 if is_by_lines else -1
+        setattr(sys, name, open(stream, "w", buffering, closefd=False))  # noqa: SIM115
+
+
+def _forked(
+    words: list[str],
+    log: str,
+    environment: dict[str, str],
+    preparations: tuple[Callable[[], None], ...],
+) -> None:
+    # The server that forks has kept the environment of its own start.
+    os.environ.clear()
+    os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    write_to(descriptor, 1, 2)
+    for prepare in preparations:
+        prepare()
     os._exit(main(words))
 
 
-def fork(words: list[str], log: Path) -> multiprocessing.Process:
-    """Carry out a command in a process that starts quickly; what it prints goes into `log`."""
-    process = FORKS.Process(target=_forked, args=(words, str(log)))
+def fork(words: list[str], log: Path, *preparations: Callable[[], None]) -> multiprocessing.Process:
+    """Carry out a command in a process that starts quickly; what it prints goes into `log`.
+
+    preparations: what the process does first, such as a `functools.partial` of `at_file_call`.
+    """
+    process = FORKS.Process(target=_forked, args=(words, str(log), dict(os.environ), preparations))
     process.start()
     return process
+
+
+def send(number: int) -> None:
+    """Have this process send itself a signal."""
+    os.kill(os.getpid(), number)
+
+
+def hang() -> None:
+    """Do nothing for ever; signals that are only noted change nothing in that."""
+    while True:
+        time.sleep(60)
+
+
+def meet(here: Path) -> None:
+    """Make a file, and wait until another process removes it."""
+    here.touch()
+    while here.exists():
+        time.sleep(0.001)
+
+
+def wait_noted(here: Path) -> None:
+    """Make a file, and wait until a signal has come that is only noted."""
+    here.touch()
+    while SIGNALS.pending is None:
+        time.sleep(0.001)
+
+
+def fail(number: int) -> None:
+    """Fail as a call of the system does, with this error."""
+    raise OSError(number, os.strerror(number))
+
+
+def at_forward(number: int, act: Callable[[], None], *, training: bool = True) -> None:
+    """Have this process `act` in the midst of its n-th pass (from 1) through a whole network.
+
+    training: whether passes of the training are counted, or those without gradients: of an
+    evaluation, or of a frozen trunk.
+    """
+    import torch
+
+    count = itertools.count(1)
+
+    def before(module, _) -> None:
+        # The images themselves go into the first layer alone.
+        is_first = isinstance(module, torch.nn.Conv2d) and module.in_channels in (1, 3)
+        if is_first and torch.is_grad_enabled() == training and next(count) == number:
+            act()
+
+    torch.nn.modules.module.register_module_forward_pre_hook(before)
+
+
+# The calls of `os` that change what is on the disk.
+FILE_CALLS = ("open", "fsync", "truncate", "chmod", "mkdir", "rename", "replace", "unlink", "rmdir")
+
+
+def at_file_call(moment: int | str, act: Callable[[], None], folder: Path, noted: Path) -> None:
+    """Have this process `act` before a call that changes what is in `folder`; a write is half done.
+
+    moment: the call's number, from 1, or a pattern: each call whose line matches. Each call is
+    noted in the file `noted`, a line each: what is done, and to which path in the folder.
+    """
+    count, notes = itertools.count(1), os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    real_open = io.open
+
+    def note(name: str, path: Path) -> None:
+        if path.is_relative_to(folder):
+            line = f"{name} {path.relative_to(folder)}"
+            os.write(notes, f"{line}\n".encode())
+            number = next(count)
+            if number == moment if isinstance(moment, int) else re.fullmatch(moment, line):
+                act()
+
+    def path_of(place: int | str | Path, dir_fd: int | None = None) -> Path:
+        if isinstance(place, int):
+            return Path(f"/proc/self/fd/{place}").readlink()
+        return (Path.cwd() if dir_fd is None else path_of(dir_fd)) / place
+
+    def watched(name: str) -> Callable:
+        call = getattr(os, name)
+
+        def watching(place, *args, **options):
+            if name != "open" or args[0] & os.O_CREAT:
+                note(name, path_of(place, options.get("dir_fd")))
+            return call(place, *args, **options)
+
+        return watching
+
+    def opening(place, mode="r", *args, **options):
+        if "r" in mode and "+" not in mode:
+            return real_open(place, mode, *args, **options)
+        if not options.get("opener"):
+            note("open", path_of(place))
+        file = real_open(place, mode, *args, **options)
+        write = file.write
+
+        def halving(content) -> int:
+            half = len(content) // 2
+            write(content[:half])
+            file.flush()
+            note("write", path_of(file.fileno()))
+            write(content[half:])
+            return len(content)
+
+        file.write = halving
+        return file
+
+    for name in FILE_CALLS:
+        setattr(os, name, watched(name))
+    io.open = opening
 
 
 def checkpoints(run: Path) -> set[str]:
@@ -94,15 +235,11 @@ def metrics_of(run: Path) -> dict:
 
 def result_of(run: Path) -> dict[str, object]:
     """Give all of a finished run that equal runs share, to the bit."""
-    return {
-        "digest": metrics_of(run)["digest"],
-        "weights": (run / "lenet5_digits.pth").read_bytes(),
-        "log": (run / "metrics.jsonl").read_bytes(),
-        "predictions": (run / "predictions.npz").read_bytes(),
-        "plot": (run / "lenet5_digits.png").read_bytes(),
-    }
+    metrics = metrics_of(run)
+    files = {name: (run / name).read_bytes() for name in metrics["files"]}
+    return {"digest": metrics["digest"], **files}
 
 
 def leftovers(run: Path) -> list[Path]:
     """List what is half-written in a run folder."""
-    return [path for path in run.rglob(".*") if path.name != ".lock"]
+    return [path for path in run.rglob(".*") if path.name != ".heptad-lock"]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 
 import pytest
 from PIL import Image
@@ -18,7 +17,6 @@ from PIL import Image
 import heptad
 from heptad.cli import main
 from heptad.datasets.pictures import read_picture
-from heptad.errors import ImageError
 
 TRAIN = ["train", "lenet5", "--epochs", "2", "--limit", "200"]
 
@@ -325,18 +323,6 @@ def test_too_little_memory_is_said_to_be_that(digits, workplace):
     assert done.returncode == 6, done.stderr
     assert "not enough memory" in done.stderr
     assert "--batch-size" in done.stderr
-
-
-def test_pictures_of_16_bits_and_suspicious_ones_are_refused(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "shallow.png")
-    content = (tmp_path / "shallow.png").read_bytes()
-    # The same header, but for 16 bits a channel; its checksum is made right again.
-    header = content[12:24] + b"\x10" + content[25:29]
-    deep = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
-    (tmp_path / "deep.png").write_bytes(deep)
-    assert read_picture(tmp_path / "shallow.png", channels=3).shape == (3, 8, 8)
-    with pytest.raises(ImageError, match="more than 8 bits"):
-        read_picture(tmp_path / "deep.png", channels=3)
 
 
 def test_a_folder_of_pictures_may_hold_other_things(run, mnist, tmp_path, capsys):

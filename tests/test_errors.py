@@ -38,7 +38,7 @@ def files_in(folder):
 
 def _counts(path):
     # Owning a folder for a moment leaves no more than a time on its lock.
-    return path.is_file() and path.name != ".lock"
+    return path.is_file() and path.name != ".heptad-lock"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.wrong)

@@ -22,10 +22,10 @@ from conftest import write_idx
 from heptad.cli import main
 from heptad.cycle import preparing, refuse_moved
 from heptad.errors import DamagedError, RecipeError, SaveError
-from heptad.features.store import list_stores
 from heptad.recipe import RunOptions
 from heptad.records import PassReport, Position
 from heptad.stages.data import ImageSource
+from heptad.stores import list_stores
 
 PLAIN = RunOptions(trunk="off")
 
@@ -267,7 +267,7 @@ def test_a_shared_cache_that_is_read_only_serves(resnet, own_cache, tmp_path):
 def test_a_full_disk_is_found_before_the_pass_with_the_bytes_needed(resnet, own_cache, monkeypatch):
     usage = type("Usage", (), {"free": 100_500_000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(SaveError, match=r"the features need 986,880 bytes .* 100,500,000 are free"):
+    with pytest.raises(SaveError, match=r"pass needs 986,880 bytes .* 100,500,000 are free"):
         heptad.prepare(resnet)
     assert not shards(own_cache)
 

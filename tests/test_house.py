@@ -25,7 +25,8 @@ ORDER = [
     ["recipe"],
     ["recipes"],
     ["records"],
-    ["datasets", "architectures", "plots", "run_folder", "run_log"],
+    ["stores"],
+    ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log"],
     [
         "stages.device",
         "stages.data",
@@ -39,7 +40,7 @@ ORDER = [
     ["checkpoints"],
     ["cycle"],
     ["classifier"],
-    ["reports", "doctor", "fetching", "verifying", "resume_proof"],
+    ["reports", "doctor", "fetching", "verifying", "resume_proof", "scanning"],
     ["cli"],
     ["__main__", "__init__"],
 ]

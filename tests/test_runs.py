@@ -21,11 +21,11 @@ from torchvision.models import resnet50, vgg16
 import heptad
 from heptad.errors import DamagedError, OutputError, RunError
 from heptad.recipe import RunOptions
-from heptad.stages.saving import result_digest
+from heptad.stages.saving import sealed
 
 SMALL = {"weights": "none", "image_size": 32, "limit": 40, "batch_size": 16, "epochs": 2}
 ALWAYS = {
-    ".lock",
+    ".heptad-lock",
     "checkpoints",
     "recipe.json",
     "environment.json",
@@ -142,7 +142,9 @@ def test_metrics_json_says_what_was_done_and_agrees_with_the_predictions(lenet_r
     low, high = metrics["test_accuracy_interval"]
     assert low < metrics["test_accuracy"] < high
     execution = metrics["execution"]
-    assert {k: v for k, v in execution.items() if k != "checkpoint_seconds"} == {
+    assert len(execution["sha256"]) == 64
+    hidden = ("checkpoint_seconds", "sha256")
+    assert {k: v for k, v in execution.items() if k not in hidden} == {
         "world_size": 1,
         "threads": torch.get_num_threads(),
         "device": "cpu",
@@ -157,7 +159,8 @@ def test_metrics_json_says_what_was_done_and_agrees_with_the_predictions(lenet_r
 
 def test_the_hashes_in_metrics_json_are_those_of_the_files(lenet_run):
     files = lenet_run.metrics["files"]
-    assert set(files) == names_in(lenet_run.folder) - {"metrics.json", ".lock", "checkpoints"}
+    others = {"metrics.json", ".heptad-lock", "checkpoints"}
+    assert set(files) == names_in(lenet_run.folder) - others
     for name, digest in files.items():
         assert hashlib.sha256((lenet_run.folder / name).read_bytes()).hexdigest() == digest
 
@@ -257,7 +260,7 @@ def test_missing_weights_are_named(copied_run):
 
 def forged(metrics):
     """As someone would change the document who knows how its digest is made."""
-    return json.dumps(metrics | {"digest": result_digest(metrics)})
+    return json.dumps(sealed(metrics))
 
 
 @pytest.mark.parametrize(
@@ -358,4 +361,4 @@ def test_a_file_that_cannot_be_written_whole_is_not_there_and_ends_with_3(digits
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert not list((tmp_path / "run").glob("*.pth"))
-    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".heptad-lock"]

@@ -31,7 +31,7 @@ def flip_a_bit(path):
 def test_a_finished_run_is_whole(run, capsys):
     code, found = verify(run, capsys)
     assert (code, found["whole"], found["finished"]) == (0, True, True)
-    files = {path.name for path in run.iterdir()} - {".lock", "checkpoints"}
+    files = {path.name for path in run.iterdir()} - {".heptad-lock", "checkpoints"}
     names = {f"checkpoints/{name}" for name in checkpoints(run)}
     assert {file["name"] for file in found["files"]} == files | names
 
@@ -52,8 +52,8 @@ def test_every_single_change_is_found_and_named(run, capsys, name, change):
     damaged = {file["name"] for file in found["files"] if not file["is_whole"]}
     assert (code, found["whole"]) == (5, False)
     assert name.removesuffix("/state.safetensors").removesuffix("/manifest.json") in damaged
-    # The checkpoints know the log as it was.
-    assert len(damaged) == (3 if name == "metrics.jsonl" else 1)
+    # The checkpoints know the log as it was; without metrics.json nothing can be checked.
+    assert len(damaged) == {"metrics.jsonl": 3, "metrics.json": 7}.get(name, 1)
 
 
 def test_an_unfinished_run_is_examined_too(run, capsys):
@@ -62,7 +62,7 @@ def test_an_unfinished_run_is_examined_too(run, capsys):
     code, found = verify(run, capsys)
     assert (code, found["whole"], found["finished"]) == (0, True, False)
     said = {file["name"]: file["said"] for file in found["files"]}
-    assert said["recipe.json"] == "of a run that is not finished, without a hash yet"
+    assert said["recipe.json"] == "can be read; it has no hash before the run is finished"
     assert said["note.txt"] == "not a file of the run"
 
 

@@ -15,17 +15,16 @@ from torch.nn.functional import cross_entropy
 
 from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
-from heptad.datasets.dataset import find_dataset
-from heptad.datasets.pictures import read_picture
-from heptad.errors import DamagedError, DataError, NotFiniteError, damage_in
+from heptad.datasets.pictures import read_picture, resize_picture
+from heptad.errors import DamagedError, NotFiniteError, damage_in
 from heptad.files import digest_of, user_path
 from heptad.recipe import Recipe, RunOptions
-from heptad.records import EvaluationReport, Scores
-from heptad.stages.data import Transform, open_source, ordered_batches
+from heptad.records import EvaluationReport, PassReport, Scores
+from heptad.stages.data import Transform, opening_test, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
-from heptad.stages.saving import TRAINED_PART, check_file, read_metrics
+from heptad.stages.saving import TRAINED_PART, check_file, held_out_pictures, read_metrics
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ class Classifier:
         Raises ImageError for a file that is no picture, NotFiniteError for an answer that is none.
         """
         for path in paths:
-            pixels = torch.from_numpy(read_picture(path, channels=self.transform.channels).copy())
-            inputs = self.transform.normalize(self.transform.resize(pixels[None]).to(self.device))
+            pixels = read_picture(path, channels=self.transform.channels)
+            resized = torch.from_numpy(resize_picture(pixels, self.transform.image_size).copy())
+            inputs = self.transform.normalize(resized[None].to(self.device))
             with torch.inference_mode():
                 logits = self.model(inputs.to(getattr(torch, self.recipe.precision)))[0]
             if not logits.isfinite().all():
@@ -69,22 +69,21 @@ class Classifier:
 
     def scoring(
         self, data: str | None = None, *, memory: int = RunOptions().memory
-    ) -> Iterator[EvaluationReport | Scores]:
+    ) -> Iterator[PassReport | EvaluationReport | Scores]:
         """Score the network on the test images of its own data, or of `data`; yield as it goes.
 
-        A report after each batch, last the scores. On its own data the run's limit holds, so that
-        its own figure comes out again; `data` is scored whole. Raises DataError if the classes are
-        not those that the network was trained on.
+        A report after each batch, last the scores. On its own data the run's limit holds, and the
+        pictures that were held out, so that its own figure comes out again; `data` is scored whole.
+        Raises DataError if there are classes that the network was not trained on.
         """
         recipe = self.recipe if data is None else self.recipe.changed(data=data, limit=None)
-        dataset = find_dataset(recipe.data)
-        if dataset.classes != self.classes:
-            raise DataError(
-                f"{recipe.data} has the classes {', '.join(dataset.classes)}, but the run was"
-                f" trained on {', '.join(self.classes)}."
-            )
-        source = open_source(
-            recipe, dataset, "test", transform=self.transform, device=self.device, memory=memory
+        source = yield from opening_test(
+            recipe,
+            classes=self.classes,
+            transform=self.transform,
+            device=self.device,
+            memory=memory,
+            held_out=held_out_pictures(self.folder, self.metrics) if data is None else None,
         )
         tally = Tally()
         for answers in score_batches(self.model, ordered_batches(source, recipe)):

@@ -6,6 +6,7 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from math import isfinite
@@ -16,21 +17,23 @@ import torch
 from torch import nn
 
 from heptad.checkpoints.keeping import Keeper, begin, find_resume
-from heptad.cycle_state import Cycle
-from heptad.errors import FrozenError, NotFiniteError
+from heptad.cycle_state import Best, Cycle
+from heptad.errors import FrozenError, NotFiniteError, RecipeError
 from heptad.features.statistics import recalibrate
-from heptad.features.trunk import ENGINE, computing, describe_store, find_split
-from heptad.files import digest_of
+from heptad.features.trunk import ENGINE, computing, describe_store, features_digest, find_split
+from heptad.files import digest_of, write_bytes
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import (
     Batch,
     EpochReport,
     EvaluationReport,
+    Figures,
     PassReport,
     Position,
     Prepared,
     Run,
+    Scores,
     StepReport,
 )
 from heptad.run_folder import check_output, claimed
@@ -39,7 +42,7 @@ from heptad.stages.data import (
     Sources,
     check_transform,
     fingerprint,
-    open_sources,
+    opening,
     ordered_batches,
     training_batches,
 )
@@ -76,7 +79,7 @@ def preparing(
     device = pick_device(options.device, threads=options.threads)
     # Stage 2, data
     if sources is None:
-        sources = open_sources(recipe, device=device, memory=0)
+        sources = yield from opening(recipe, device=device, memory=0)
     # Stage 3, model
     num_classes, num_images = len(sources.train.classes), len(sources.train.labels)
     whole = build_model(recipe, num_classes=num_classes, device=device, network=network)
@@ -88,11 +91,21 @@ def preparing(
     # The trunk, if there is one, runs here, once; the head alone is trained.
     data = fingerprint(sources)
     started_at, num_computed = perf_counter(), 0
-    split, trunk = find_split(architecture, whole, sources, is_wanted=options.trunk == "cached")
+    split, trunk = find_split(
+        architecture, whole, sources, is_wanted=options.trunk == "cached", views=recipe.views
+    )
+    if recipe.views and not split:
+        raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
     model = whole
     if split:
         store = describe_store(recipe, split, sources, weights=start, statistics=statistics)
-        trunk_pass = computing(split.trunk(whole.network), sources, store, options.cache_size)
+        trunk_pass = computing(
+            split.trunk(whole.network),
+            sources,
+            store,
+            options.cache_size,
+            num_views=recipe.views,
+        )
         # Closed at once when this is: what an interrupted pass has computed is kept.
         with closing(trunk_pass):
             for made in trunk_pass:
@@ -106,7 +119,9 @@ def preparing(
         sources = sources.resized_if_they_fit(options.memory)
     trunk_seconds = perf_counter() - started_at if split else 0.0
     # Stage 4, objective
-    objective = configure_objective(recipe, whole.trained_parameters())
+    objective = configure_objective(
+        recipe, whole.trained_parameters(), sources.train.labels, num_classes=num_classes
+    )
     yield Cycle(
         recipe=recipe,
         device=device,
@@ -119,6 +134,7 @@ def preparing(
         moving=whole.trained | moving_buffers(whole),
         trunk=trunk,
         data=data,
+        features=features_digest(sources) if split else "",
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
     )
@@ -207,7 +223,7 @@ def progress(cycle: Cycle) -> Iterator[Report]:
     Goes on from wherever the cycle is: in an epoch, or before its evaluation. Raises
     NotFiniteError for a loss or an answer that is NaN or infinite.
     """
-    while cycle.num_scored < cycle.recipe.epochs:
+    while not cycle.is_trained:
         epoch = max(cycle.num_scored + 1, cycle.at.epoch)
         # Stage 5, training
         yield from _timed(cycle, "train_seconds", steps(cycle, Position(epoch)))
@@ -216,26 +232,61 @@ def progress(cycle: Cycle) -> Iterator[Report]:
         if not all(map(isfinite, losses)):
             raise NotFiniteError(f"epoch {epoch}: the loss of a step is not finite.")
         # Stage 6, evaluation
+        part, _ = cycle.scored
         yield from _timed(cycle, "test_seconds", _evaluation(cycle, epoch))
-        cycle.scores = cycle.tally.scores(cycle.objective.loss)
+        scores = _scores(cycle, epoch)
         cycle.num_scored = epoch
+        if part == "validation":
+            _note_best(cycle, scores.figures)
+            cycle.tally = Tally()
+        else:
+            cycle.scores = scores
         yield EpochReport(
             epoch=epoch,
             step_losses=tuple(losses),
             step_images=tuple(cycle.step_images),
-            scores=cycle.scores.figures,
+            scores=scores.figures,
             train_seconds=cycle.train_seconds,
             seconds=cycle.train_seconds + cycle.test_seconds,
+            part=part,
         )
+    if cycle.best:
+        # The test images were not looked at yet; they are scored once, by the best epoch's network.
+        if cycle.last is None:
+            cycle.last = cycle.put(cycle.best.tensors)
+        if cycle.scores is None:
+            yield from _evaluation(cycle, cycle.num_scored)
+            cycle.scores = _scores(cycle, cycle.best.epoch)
 
 
 def _evaluation(cycle: Cycle, epoch: int) -> Iterator[EvaluationReport]:
-    """Score the test images that were not scored yet since the last step."""
-    test = cycle.sources.test
-    batches = ordered_batches(test, cycle.recipe, cycle.ranks, start=cycle.tally.num_images)
+    """Score the images that were not scored yet since the last step."""
+    part, source = cycle.scored
+    batches = ordered_batches(source, cycle.recipe, cycle.ranks, start=cycle.tally.num_images)
     for answers in score_batches(cycle.model, batches):
         cycle.tally.add(answers)
-        yield EvaluationReport(epoch, cycle.tally.num_images, len(test.labels))
+        yield EvaluationReport(epoch, cycle.tally.num_images, len(source.labels), part)
+
+
+def _scores(cycle: Cycle, epoch: int) -> Scores:
+    try:
+        return cycle.tally.scores()
+    except NotFiniteError as error:
+        raise NotFiniteError(
+            f"step {cycle.num_steps}, epoch {epoch}: {error.message}",
+            hint="a lower --learning-rate may help",
+        ) from error
+
+
+def _note_best(cycle: Cycle, figures: Figures) -> None:
+    """Keep the epoch just scored if it is the best: by right answers, then by the loss."""
+    best = cycle.best
+    if best is None or (figures.num_correct, -figures.loss) > (
+        best.figures.num_correct,
+        -best.figures.loss,
+    ):
+        tensors = {name: value.clone() for name, value in cycle.moved().items()}
+        cycle.best = Best(cycle.num_scored, figures, tensors)
 
 
 def _timed(cycle: Cycle, seconds: str, reports: Iterator[Report]) -> Iterator[Report]:
@@ -259,7 +310,8 @@ def run(
     """Carry out all seven stages; yield the pass, what was prepared, every report, last the run.
 
     The output folder is checked and claimed before anything else. Between two reports everything is
-    consistent: whoever stops taking them loses nothing, all that a resume needs is saved then.
+    consistent: closing this there (`contextlib.closing`, or a `break` out of the only `for` on it)
+    saves all that a resume needs. What is left open at the end of the program saves nothing more.
     With `options.resume` the run goes on from its newest whole checkpoint, to the bit; one that is
     finished is given as it is. Raises FrozenError if anything moved that is not in the trained
     part, SaveError if a result could not be written.
@@ -302,7 +354,8 @@ def train(
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
 ) -> Run:
     """Carry out all seven stages and give the finished run; see `run` for its reports."""
-    *_, last = run(recipe, options)
+    # Without keeping the reports, of which there is one a step.
+    (last,) = deque(run(recipe, options), maxlen=1)
     assert isinstance(last, Run)
     return last
 
@@ -322,6 +375,7 @@ def refuse_moved(cycle: Cycle) -> None:
 
 
 def _prepared(cycle: Cycle, folder: Path, resumed_from: int | None) -> Prepared:
+    train, validation = cycle.sources.train, cycle.sources.validation
     return Prepared(
         recipe=cycle.recipe,
         folder=folder,
@@ -334,11 +388,16 @@ def _prepared(cycle: Cycle, folder: Path, resumed_from: int | None) -> Prepared:
         trunk=cycle.trunk,
         num_computed=cycle.num_computed,
         resumed_from=resumed_from,
+        num_validation_images=len(validation.labels) if validation else 0,
+        class_counts=tuple(
+            torch.bincount(train.labels, minlength=len(train.classes)).tolist(),
+        ),
     )
 
 
 def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
     assert cycle.scores is not None
+    validation = cycle.sources.validation
     stem = f"{cycle.recipe.architecture}_{cycle.sources.name}"
     # The weights first: whatever else cannot be written, they are there.
     saved = saving.save_network(
@@ -348,6 +407,11 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
         unmoved={k: v for k, v in cycle.start.items() if cycle.frozen[k] == v},
         save=save,
     )
+    if cycle.sources.pictures:
+        saved.append(saving.PICTURES)
+    if cycle.sources.sheet:
+        write_bytes(folder / saving.SHEET, cycle.sources.sheet)
+        saved.append(saving.SHEET)
     keeper.log.sync()
     return saving.save_run(
         folder,
@@ -361,6 +425,8 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
             "weights": cycle.whole.start,
             "trunk": cycle.trunk,
             "classes": list(cycle.sources.train.classes),
+            "selected_epoch": cycle.best.epoch if cycle.best else None,
+            "validation_images": len(validation.labels) if validation else 0,
             "seconds": keeper.seconds(),
             "trunk_seconds": keeper.trunk_seconds,
             "execution": {

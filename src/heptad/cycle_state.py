@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +10,19 @@ from torch import Tensor
 
 from heptad.distributed import ALONE, Ranks
 from heptad.recipe import Recipe
-from heptad.records import START, Objective, Position, Scores
+from heptad.records import START, Figures, Objective, Position, Scores, Source
 from heptad.stages.data import Sources
 from heptad.stages.evaluation import Tally
 from heptad.stages.model import Model
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far by its validation images, and all that training had moved by then."""
+
+    epoch: int
+    figures: Figures
+    tensors: dict[str, Tensor]
 
 
 @dataclass
@@ -24,12 +34,13 @@ class Cycle:
     first step (another only where BatchNorm was recalibrated). moving: names of all that may: the
     trained part, and the statistics of BatchNorm that is not held. trunk: where it ends, or why
     there is none, in words; num_computed: images of its pass that were not kept yet. data: hash of
-    the images and labels.
+    the images and labels; features: of where their features came from, "" without a trunk.
 
     What moves besides the model: at, how far the training is; num_scored, the epochs that were
     evaluated; tally, the answers of an evaluation under way; scores, of the epoch evaluated last;
     and of the epoch trained on last, step_losses, step_images, and the seconds that its training
-    and its evaluation have taken so far.
+    and its evaluation have taken so far. With validation images: best, the epoch to end with, and
+    last, what the last epoch had moved, once the best one's values are in its place.
     """
 
     recipe: Recipe
@@ -43,6 +54,7 @@ class Cycle:
     moving: frozenset[str]
     trunk: str
     data: str
+    features: str = ""
     trunk_seconds: float = 0.0
     num_computed: int = 0
     ranks: Ranks = ALONE
@@ -54,6 +66,49 @@ class Cycle:
     step_images: list[int] = field(default_factory=list)
     train_seconds: float = 0.0
     test_seconds: float = 0.0
+    best: Best | None = None
+    last: dict[str, Tensor] | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or patience is at its end."""
+        patience = self.recipe.patience
+        is_out = patience and self.best and self.num_scored - self.best.epoch >= patience
+        return self.num_scored >= self.recipe.epochs or bool(is_out)
+
+    @property
+    def scored(self) -> tuple[str, Source]:
+        """What is scored next: validation images after an epoch, if there are; else the test."""
+        validation = self.sources.validation
+        if validation and not self.is_trained:
+            return "validation", validation
+        return "test", self.sources.test
+
+    @property
+    def evaluated(self) -> tuple[str, int]:
+        """How far the evaluation after the last step is: which it is, and the images answered.
+
+        "validated" is between a validation and the next step, or the test; "tested" after a test.
+        """
+        is_scored = self.at == Position(self.num_scored) > START
+        if is_scored and self.scores and self.scored[0] == "test":
+            return "tested", 0
+        if self.tally.num_images:
+            return self.scored[0], self.tally.num_images
+        return ("validated" if is_scored else ""), 0
+
+    def moved(self) -> dict[str, Tensor]:
+        """Name all that training moves: the trained part and moving statistics."""
+        state = self.whole.network.state_dict()
+        return {name: state[name] for name in sorted(self.moving)}
+
+    def put(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give all that training moves other values, in place; gives a copy of those before."""
+        before = {name: value.clone() for name, value in self.moved().items()}
+        with torch.no_grad():
+            for name, value in self.moved().items():
+                value.copy_(tensors[name])
+        return before
 
     @property
     def num_images(self) -> int:

@@ -95,6 +95,8 @@ def damage_in(path: object) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: it lacks {error.args[0]!r}.") from error
     except UnusableError as error:
         raise DamagedError(f"{path} is damaged: {error.message}") from error
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise DamagedError(f"{path} is damaged: {error}.") from error
 

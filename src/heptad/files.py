@@ -12,6 +12,8 @@ import http.client
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 import tempfile
 import urllib.error
@@ -37,6 +39,8 @@ except ImportError:  # Windows: nothing is held there, and nothing is removed be
 CHUNK = 1 << 20
 # Ends the hidden name of what is not whole yet.
 UNFINISHED = ".part"
+# What `writing` calls a file until then: the name it will have, and what tempfile adds.
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 CONNECT_TIMEOUT_S = 15
 PROGRESS_INTERVAL_S = 10
 
@@ -46,6 +50,11 @@ logger = logging.getLogger("heptad")
 def user_path(text: str | Path) -> Path:
     """Turn what a user named into a path; `~` is home, and an unknown `~name` a plain name."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for an unknown name
+
+
+def as_word(path: str | Path) -> str:
+    """Write a path as one word of a shell, for commands that people copy."""
+    return shlex.quote(str(path))
 
 
 def cache_folder() -> Path:
@@ -112,13 +121,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed left half-written; for the owner of a folder alone."""
+def remove_leftovers(folder: Path, *, folders: bool = False) -> None:
+    """Remove what a process that was killed left half-written; for the owner of a folder alone.
+
+    Only files that `writing` made; `folders`: hidden folders too, of a place that is ours alone.
+    """
     for path in folder.glob(f".*{UNFINISHED}"):
         with suppress(OSError):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
+                if folders:
+                    shutil.rmtree(path)
+            elif LEFTOVER.fullmatch(path.name):
                 path.unlink()
 
 
@@ -220,10 +233,11 @@ def hold(folder: Path) -> Held | None:
 def try_lock(descriptor: int) -> None:
     """Lock an open file against all other processes until it is closed, be it by our own death.
 
-    Raises BlockingIOError if another has it. Where there is no such lock nothing is done.
+    Raises BlockingIOError if another has it, another OSError where there is no such lock.
     """
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no such lock")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

@@ -14,14 +14,16 @@ def plot_training(
     *,
     step_losses: Sequence[Sequence[float]],
     train_losses: Sequence[float],
-    test_losses: Sequence[float],
+    part: str,
+    scored_losses: Sequence[float],
     accuracies: Sequence[float],
     intervals: Sequence[tuple[float, float]],
 ) -> bytes:
     """Draw losses and accuracies of a training as a PNG.
 
-    step_losses: the losses of each epoch's steps. The others hold one value an epoch; accuracies
-    and intervals are fractions.
+    step_losses: the losses of each epoch's steps. part: the images that were scored after each
+    epoch, "test" or "validation". The others hold one value an epoch; accuracies and intervals are
+    fractions.
     """
     # Here, since a training that draws nothing needs none of it, and it takes a while to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,8 +43,9 @@ def plot_training(
         marker = "." if len(losses) == 1 else None
         left.plot(places, losses, color=GRAY, alpha=0.45, linewidth=0.6, marker=marker, label=label)
     left.plot(epochs, train_losses, color=BLUE, marker="o", label="training images, epoch mean")
-    left.plot(epochs, test_losses, color=ORANGE, marker="s", label="test images, after the epoch")
-    shown = [loss for losses in step_losses for loss in losses] + [*train_losses, *test_losses]
+    label = f"{part} images, after the epoch"
+    left.plot(epochs, scored_losses, color=ORANGE, marker="s", label=label)
+    shown = [loss for losses in step_losses for loss in losses] + [*train_losses, *scored_losses]
     # The first steps of a training are far above the rest; on a linear scale they would hide it.
     if min(shown) > 0 and max(shown) > 10 * min(shown):
         left.set_yscale("log")
@@ -52,7 +55,7 @@ def plot_training(
     left.set_ylabel("cross entropy (nats per image)")
     left.legend(frameon=False, fontsize=9)
 
-    right.set_title("Accuracy on the test images", fontsize=11, loc="left")
+    right.set_title(f"Accuracy on the {part} images", fontsize=11, loc="left")
     percent = [100 * accuracy for accuracy in accuracies]
     low = [100 * bounds[0] for bounds in intervals]
     high = [100 * bounds[1] for bounds in intervals]

@@ -42,6 +42,15 @@ def _digit_from_text(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _number_or_folder(value: object) -> object:
+    if value == "folder" or isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 class Settings(BaseModel):
     """Named values, frozen and checked together; the base of `Recipe` and `RunOptions`."""
 
@@ -58,7 +67,7 @@ class Settings(BaseModel):
             # Misspelt names first: they explain what is missing.
             problems = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
             lines = [_complaint(type(self), dict(problem)) for problem in problems]
-            raise RecipeError("\n".join(lines)) from None
+            raise RecipeError("\n".join(dict.fromkeys(lines))) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +114,7 @@ class Recipe(Settings):
         min_length=1,
         description="Data set.",
         json_schema_extra=_in_words(
-            "a name such as mnist or fashion-mnist, or a folder of IDX files"
+            "a name such as mnist or fashion-mnist, a folder of IDX files, or one of class folders"
         ),
     )
     image_size: int = Field(
@@ -113,6 +122,11 @@ class Recipe(Settings):
     )
     channels: Annotated[Literal[1, 3], BeforeValidator(_digit_from_text)] = Field(
         description="Channels the network sees; gray images are repeated to 3."
+    )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error",
+        description="What to do about pictures of a folder that cannot be used: stop before the "
+        "training, or pass over them.",
     )
     normalize: Literal["recipe", "data", "weights"] = Field(
         "recipe",
@@ -141,6 +155,48 @@ class Recipe(Settings):
     frozen_dropout: Literal["on", "off"] = Field(
         "on", description="Dropout inside the frozen part while training."
     )
+    validation: Annotated[float | Literal["folder"], BeforeValidator(_number_or_folder)] = Field(
+        0.0,
+        description="Training images set apart to choose the best epoch by; the test images are "
+        "then scored once, at the end.",
+        json_schema_extra=_in_words(
+            "0 for none, a fraction below 1, a number of images, or folder for the set's own val"
+        ),
+    )
+    patience: Annotated[int | None, BeforeValidator(_none_from_text)] = Field(
+        None,
+        ge=1,
+        description="Stop after so many epochs without a better validation accuracy.",
+        json_schema_extra=_in_words("a whole number, at least 1, or none"),
+    )
+    shift: float = Field(
+        0.0, ge=0, le=0.5, description="Augmentation: largest shift, as a fraction of the side."
+    )
+    rotation: float = Field(
+        0.0, ge=0, le=180, description="Augmentation: largest rotation, in degrees."
+    )
+    scale: float = Field(
+        0.0, ge=0, le=0.9, description="Augmentation: largest relative change of size."
+    )
+    shear: float = Field(0.0, ge=0, le=60, description="Augmentation: largest shear, in degrees.")
+    flip: float = Field(
+        0.0, ge=0, le=1, description="Augmentation: probability of a flip from left to right."
+    )
+    erase: float = Field(
+        0.0, ge=0, le=1, description="Augmentation: probability that a rectangle is erased."
+    )
+    views: Annotated[int | None, BeforeValidator(_none_from_text)] = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="With augmentation and a trunk: keep the features of so many versions of each "
+        "training image, one for each epoch in turn.",
+        json_schema_extra=_in_words("a whole number, 1 to 1000, or none"),
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="Weigh each class alike in the training loss, or each image.",
+    )
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of Adam.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Images in a training step.")
     epochs: int = Field(ge=1, le=1_000_000, description="Passes over the training images.")
@@ -166,6 +222,28 @@ class Recipe(Settings):
         description="A further file of losses and accuracies.",
         json_schema_extra=_in_words("a plain file name ending in .json or .pkl, or none"),
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuse settings that contradict one another or would have no effect."""
+        given = self.validation
+        if given != "folder" and (given < 0 or (given > 1 and given != int(given)) or given == 1):
+            raise RecipeError(
+                f"validation is {given:g}; allowed: {type(self).allowed('validation')}."
+            )
+        if self.patience is not None and not self.validation:
+            raise RecipeError(
+                f"patience is {self.patience}, but there is no validation to judge epochs by; the"
+                " test images are never selected on. Set validation, such as 0.1."
+            )
+        if self.views is not None and not self.augments:
+            raise RecipeError(f"views is {self.views}, but no augmentation is set.")
+        return self
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are changed at random."""
+        return any((self.shift, self.rotation, self.scale, self.shear, self.flip, self.erase))
 
 
 class RunOptions(Settings):

@@ -168,7 +168,8 @@ class Prepared:
 
     weights: what the network started from, as in `metrics.json`. trunk: where the trunk ends, or
     why there is none, in words. num_computed: images that its pass computed now. resumed_from: the
-    step that a resumed run goes on from; None for one that begins.
+    step that a resumed run goes on from; None for one that begins. class_counts: training images of
+    each class.
     """
 
     recipe: Recipe
@@ -182,15 +183,32 @@ class Prepared:
     trunk: str
     num_computed: int
     resumed_from: int | None = None
+    num_validation_images: int = 0
+    class_counts: tuple[int, ...] = ()
+
+    @property
+    def num_images_an_epoch(self) -> int:
+        """Images trained on and scored in an epoch."""
+        return self.num_train_images + (self.num_validation_images or self.num_test_images)
+
+    @property
+    def num_passing_images(self) -> int:
+        """Images that a trunk sees: of each part, and each augmented version of the first."""
+        versions = self.num_train_images * (self.recipe.views or 0)
+        return self.num_train_images + self.num_validation_images + self.num_test_images + versions
 
 
 @dataclass(frozen=True)
 class PassReport:
-    """One batch of the trunk's pass, just done: images computed, of how many, in how long."""
+    """Work done once for each image, a batch of it just now: images done, of how many, in how long.
+
+    what: which work, in words: the trunk's pass, the reading of pictures.
+    """
 
     num_done: int
     num_images: int
     seconds: float
+    what: str
 
 
 @dataclass(frozen=True)
@@ -211,11 +229,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One batch of an evaluation, just scored."""
+    """One batch of an evaluation, just scored. part: "validation" or "test"."""
 
     epoch: int
     num_scored: int
     num_images: int
+    part: str = "test"
 
 
 @dataclass(frozen=True)
@@ -223,8 +242,9 @@ class EpochReport:
     """One epoch with its evaluation. epoch counts from 1.
 
     step_losses, step_images: of each step, the mean loss in nats an image and the images. scores:
-    of the test images; the answers themselves are kept of the last epoch alone, `Cycle.scores`.
-    train_seconds: of the steps alone; seconds: with the evaluation.
+    of the images of `part`: the validation images, or else the test images; the answers themselves
+    are kept of the last evaluation alone, `Cycle.scores`. train_seconds: of the steps alone;
+    seconds: with the evaluation.
     """
 
     epoch: int
@@ -233,6 +253,7 @@ class EpochReport:
     scores: Figures
     train_seconds: float = 0.0
     seconds: float = 0.0
+    part: str = "test"
 
     @property
     def train_loss(self) -> float:
@@ -245,7 +266,8 @@ class EpochReport:
 class Run:
     """A finished training: what it was, what came of it, and where it lies.
 
-    scores: of the last epoch, with every answer. metrics: the document of `metrics.json`.
+    scores: of the test images at the end, with every answer. metrics: the document of
+    `metrics.json`.
     """
 
     recipe: Recipe

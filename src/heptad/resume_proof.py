@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def prove_resume(recipe: Recipe, *, num_kills: int) -> Generator[Kill | Proof, N
         yield _compare(folder, done)
 
 
-def _start(folder: Path, name: str) -> subprocess.Popen[str]:
+def _start(folder: Path, name: str, *, out: int) -> subprocess.Popen[str]:
     words = [
         "train",
         str(folder / "recipe.json"),
@@ -89,14 +90,14 @@ def _start(folder: Path, name: str) -> subprocess.Popen[str]:
     ]
     return subprocess.Popen(  # noqa: S603 - our own words
         [sys.executable, "-m", "heptad", *words, "--checkpoint-every", "1"],
-        stdout=subprocess.PIPE,
+        stdout=out,
         stderr=subprocess.DEVNULL,
         text=True,
     )
 
 
 def _carry_out(folder: Path, name: str) -> None:
-    process = _start(folder, name)
+    process = _start(folder, name, out=subprocess.PIPE)
     try:
         out, _ = process.communicate()
     finally:
@@ -113,20 +114,19 @@ def _kill_one(folder: Path, draws: random.Random) -> str:
     """Kill a process within a moment of its first new checkpoint; name that, "" if it ended."""
     place = folder / "killed" / CHECKPOINTS
     before = set(list_checkpoints(place))
-    process = _start(folder, "killed")
+    process = _start(folder, "killed", out=subprocess.DEVNULL)
     try:
         while process.poll() is None:
             new = [path for path in list_checkpoints(place) if path not in before]
             if new:
                 time.sleep(draws.uniform(0, MOST_WAIT_S))
-                if process.poll() is not None:
-                    return ""
-                return new[0].name
+                process.kill()
+                return new[0].name if process.wait() == -signal.SIGKILL else ""
             time.sleep(POLL_S)
         return ""
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def _compare(folder: Path, num_kills: int) -> Proof:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heptad.errors import MissingError, OutputError, RecipeError
-from heptad.files import remove_leftovers, try_lock, user_path
+from heptad.files import as_word, remove_leftovers, try_lock, user_path
 from heptad.recipe import Recipe, RunOptions
 
 logger = logging.getLogger("heptad")
@@ -19,7 +19,8 @@ logger = logging.getLogger("heptad")
 RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
+LOCK = ".heptad-lock"
+MOST_TRIES = 100
 # What file systems answer that know no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -60,7 +61,7 @@ def refuse_run(folder: Path) -> None:
     if taken:
         raise OutputError(
             f"the folder {folder} holds a run that was not finished: {taken[0]} is there.",
-            hint=f"`heptad resume {folder}` goes on with it; else choose another --out",
+            hint=f"`heptad resume {as_word(folder)}` goes on with it; else choose another --out",
         )
 
 
@@ -85,13 +86,16 @@ def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
     try:
         if not options.resume:
             refuse_run(folder)
-        remove_leftovers(folder)
+        if (folder / "recipe.json").exists():
+            remove_leftovers(folder)
+            remove_leftovers(folder / CHECKPOINTS, folders=True)
         yield folder
     finally:
-        if not (folder / "recipe.json").exists():
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-            _remove(made)
+        # A folder that may not even be looked into any more must not hide why the run ended.
+        with suppress(OSError):
+            if not (folder / "recipe.json").exists():
+                (folder / LOCK).unlink(missing_ok=True)
+                _remove(made)
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
         os.close(descriptor)
@@ -134,17 +138,19 @@ def _lock(folder: Path) -> int:
     Who owns it is written into the file for the message alone; the lock itself is the system's.
     """
     path = folder / LOCK
-    while True:
+    for _ in range(MOST_TRIES):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             try_lock(descriptor)
             # The owner before may have removed the file after it was opened here.
-            if os.fstat(descriptor).st_ino != path.stat().st_ino:
+            if not os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.close(descriptor)
                 continue
         except BlockingIOError:
             owner = os.read(descriptor, 500).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
+            if owner == _this_process():
+                owner = "this very process, which did not close its earlier run"
             raise MissingError(
                 f"the run folder {folder} is in use by {owner}.",
                 hint="wait for it or stop it; a process that ended, however it did, holds nothing",
@@ -159,5 +165,10 @@ def _lock(folder: Path) -> int:
             logger.warning("%s cannot be locked: see to it that one run uses it at a time", folder)
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(descriptor, _this_process().encode())
         return descriptor
+    raise OSError(errno.EBUSY, "others are making and removing it")
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from heptad.errors import NotFiniteError, SaveError
+from heptad.files import sync_folder
 from heptad.records import EpochReport, Figures, StepReport
 
 logger = logging.getLogger("heptad")
@@ -44,6 +45,9 @@ def log_up_to(path: Path, document: Any) -> bytes | None:
     """
     try:
         place = LogPlace(**document)
+        # Reading a pipe would wait for ever.
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             content = file.read(place.num_bytes)
     except (OSError, TypeError, ValueError, OverflowError):
@@ -67,11 +71,12 @@ class MetricsLog:
         self._is_failing = False
         path.touch()
         os.truncate(path, self._num_bytes)
+        sync_folder(path.parent)
 
     def add(self, report: StepReport | EpochReport) -> None:
         """Take a report, and write what waits, if it is time.
 
-        Raises NotFiniteError for a loss that is NaN or infinite; the log shows it then.
+        Raises NotFiniteError for a loss that is NaN or infinite.
         """
         self._waiting.append(report)
         is_step = isinstance(report, StepReport)
@@ -112,7 +117,7 @@ class MetricsLog:
             self._is_failing = False
 
     def _encode(self) -> None:
-        """Turn what waits into lines; the first loss that is not finite is the last line."""
+        """Turn what waits into lines, up to the first loss that is not finite."""
         waiting, self._waiting = self._waiting, []
         self._written_at = perf_counter()
         for report in waiting:
@@ -121,11 +126,9 @@ class MetricsLog:
                 continue
             line = _step_line(report)
             if not isfinite(line["loss"]):
-                error = NotFiniteError(
+                raise NotFiniteError(
                     f"step {report.step}, epoch {report.epoch}: the loss is {line['loss']}."
                 )
-                self.note(error)
-                raise error
             self._unwritten += _as_bytes(line)
 
     def _write(self, *, sync: bool) -> None:
@@ -159,8 +162,8 @@ def _epoch_line(report: EpochReport) -> dict[str, Any]:
     return {
         "epoch": report.epoch,
         "train_loss": report.train_loss,
-        "test_loss": report.scores.loss,
-        "test_accuracy": report.scores.accuracy,
+        f"{report.part}_loss": report.scores.loss,
+        f"{report.part}_accuracy": report.scores.accuracy,
     }
 
 
@@ -169,13 +172,13 @@ def read_log(
     *,
     num_images: int,
     batch_size: int,
-    num_test_images: int,
+    num_scored_images: int,
     seconds: Sequence[Sequence[float]],
 ) -> tuple[list[EpochReport], list[float]]:
     """Read back the epochs of a log, and the step losses of the one that it ends within.
 
-    num_images, num_test_images: of an epoch and of its evaluation. seconds: of each epoch, those of
-    its training and all of them, which no log holds.
+    num_images, num_scored_images: of an epoch and of its evaluation. seconds: of each epoch, those
+    of its training and all of them, which no log holds.
     """
     epochs: list[EpochReport] = []
     losses: list[float] = []
@@ -183,15 +186,17 @@ def read_log(
         if "step" in line:
             losses.append(line["loss"])
         elif "epoch" in line:
-            num_correct = round(line["test_accuracy"] * num_test_images)
+            part = "validation" if "validation_loss" in line else "test"
+            num_correct = round(line[f"{part}_accuracy"] * num_scored_images)
             train_seconds, all_seconds = seconds[len(epochs)]
             report = EpochReport(
                 epoch=line["epoch"],
                 step_losses=tuple(losses),
                 step_images=step_images(num_images, batch_size)[: len(losses)],
-                scores=Figures(num_correct, num_test_images, line["test_loss"]),
+                scores=Figures(num_correct, num_scored_images, line[f"{part}_loss"]),
                 train_seconds=train_seconds,
                 seconds=all_seconds,
+                part=part,
             )
             epochs.append(report)
             losses = []

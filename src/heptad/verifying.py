@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from heptad.checkpoints.store import DAMAGED, list_checkpoints, what_is_wrong
-from heptad.errors import DamagedError, RunError
+from heptad.checkpoints.store import DAMAGED, facts_of_checkpoint, list_checkpoints
+from heptad.errors import DamagedError, RecipeError, RunError
 from heptad.files import UNFINISHED, user_path
+from heptad.recipes import load_recipe
 from heptad.run_folder import CHECKPOINTS, LOCK, RUN_FILES
 from heptad.run_log import log_up_to
 from heptad.stages.saving import check_file, read_metrics, read_predictions
+
+HALF_WRITTEN = "being written, or left by a process that was killed; a resume removes it"
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,23 @@ def examine_run(folder: str | Path) -> Examination:
     known = {finding.name for finding in findings} | {LOCK, CHECKPOINTS}
     for path in sorted(folder.iterdir()):
         if path.name not in known:
-            findings.append(Finding(path.name, True, _unlisted(path, is_finished=is_finished)))
+            findings.append(_unlisted(folder, path, is_finished=is_finished))
     return Examination(folder, is_finished, tuple(findings))
 
 
-def _unlisted(path: Path, *, is_finished: bool) -> str:
+def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
+    """Look at what no hash is known of."""
     if path.name.endswith(UNFINISHED):
-        return "left half-written by a process that was killed; a resume removes it"
+        return Finding(path.name, True, HALF_WRITTEN)
+    if path.name == "recipe.json" and not is_finished:
+        try:
+            load_recipe(folder)
+        except RecipeError as error:
+            return Finding(path.name, False, error.message)
+        return Finding(path.name, True, "can be read; it has no hash before the run is finished")
     if path.name in RUN_FILES and not is_finished:
-        return "of a run that is not finished, without a hash yet"
-    return "not a file of the run"
+        return Finding(path.name, True, "of a run that is not finished, without a hash yet")
+    return Finding(path.name, True, "not a file of the run")
 
 
 def _results(folder: Path) -> Iterator[Finding]:
@@ -81,19 +90,25 @@ def _results(folder: Path) -> Iterator[Finding]:
         files = dict(metrics["files"])
     except DamagedError as error:
         yield Finding("metrics.json", False, error.message)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in ("metrics.json", LOCK):
+                yield Finding(path.name, False, "cannot be checked without metrics.json")
         return
     yield Finding("metrics.json", True, "agrees with its digest")
+    damaged = set()
     for name, sha256 in sorted(files.items()):
         try:
             check_file(folder / name, sha256)
         except DamagedError as error:
+            damaged.add(name)
             yield Finding(name, False, error.message)
             continue
         yield Finding(name, True, "as saved")
     try:
         num_correct = read_predictions(folder, metrics).num_correct
-    except DamagedError:
-        # Said above.
+    except DamagedError as error:
+        if "predictions.npz" not in damaged:
+            yield Finding("predictions.npz", False, error.message)
         return
     if num_correct != metrics["test_correct"]:
         said = f"gives {num_correct} right answers, metrics.json {metrics['test_correct']}"
@@ -104,14 +119,17 @@ def _checkpoints(folder: Path) -> Iterator[Finding]:
     """Look at the checkpoints, the newest first, and at the log that each of them knows."""
     for path in list_checkpoints(folder / CHECKPOINTS):
         name = f"{CHECKPOINTS}/{path.name}"
-        if reason := what_is_wrong(path):
+        facts, reason = facts_of_checkpoint(path)
+        # A live run removes old ones meanwhile.
+        if reason and not path.exists():
+            continue
+        if reason:
             yield Finding(name, False, reason)
             continue
-        facts = json.loads((path / "manifest.json").read_bytes())
         is_logged = log_up_to(folder / "metrics.jsonl", facts.get("log")) is not None
         said = "whole" if is_logged else "whole, but metrics.jsonl is not the log it knew"
         yield Finding(name, is_logged, said)
     for path in sorted((folder / CHECKPOINTS).glob(f"step-*{DAMAGED}*")):
         yield Finding(f"{CHECKPOINTS}/{path.name}", True, "was found damaged before, and set aside")
     for path in sorted((folder / CHECKPOINTS).glob(f".*{UNFINISHED}")):
-        yield Finding(f"{CHECKPOINTS}/{path.name}", True, _unlisted(path, is_finished=False))
+        yield Finding(f"{CHECKPOINTS}/{path.name}", True, HALF_WRITTEN)

@@ -16,14 +16,14 @@ from heptad.checkpoints.store import (
     save_checkpoint,
 )
 from heptad.cycle_state import Cycle
-from heptad.errors import DamagedError, SaveError, damage_in
+from heptad.errors import DamagedError, RunError, SaveError, damage_in, is_of_memory
 from heptad.files import write_json
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
 from heptad.run_folder import CHECKPOINTS
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
-from heptad.stages.saving import check_file, environment, read_metrics, read_predictions
+from heptad.stages.saving import PICTURES, check_file, environment, read_metrics, read_predictions
 
 logger = logging.getLogger("heptad")
 
@@ -66,9 +66,15 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
         folder / CHECKPOINTS, is_usable=lambda facts: log_up_to(log, facts.get("log")) is not None
     )
     if found is None:
+        if (folder / "metrics.json").exists():
+            raise RunError(
+                f"the run in {folder} is finished, and has no checkpoint to go on from.",
+                hint="choose another --out to train with more epochs",
+            )
         # Begun, and stopped before anything was saved.
         if (folder / "recipe.json").is_file() and (folder / "recipe.json").stat().st_size:
-            refuse_other_recipe(recipe, load_recipe(folder).model_dump(), folder)
+            refuse_other_recipe(recipe, load_recipe(folder), folder)
+            logger.warning("no checkpoint was found in %s: the run begins again", folder)
         return None
     with damage_in(found.path):
         seconds = found.facts["seconds"]
@@ -81,7 +87,7 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
             seconds={key: float(seconds[key]) for key in SECONDS},
             epoch_seconds=[(float(train), float(whole)) for train, whole in seconds["epochs"]],
         )
-        begun = dict(found.facts["recipe"])
+        begun = Recipe(**found.facts["recipe"])
     refuse_other_recipe(recipe, begun, folder)
     return resume
 
@@ -90,8 +96,10 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
     """Load the run in `folder` if it is whole and has as many epochs as the recipe."""
     try:
         metrics = read_metrics(folder)
-        refuse_other_recipe(recipe, metrics["recipe"], folder)
-        if metrics["recipe"]["epochs"] < recipe.epochs:
+        with damage_in(folder / "metrics.json"):
+            begun = Recipe(**metrics["recipe"])
+        refuse_other_recipe(recipe, begun, folder)
+        if begun.epochs < recipe.epochs:
             return None
         with damage_in(folder / "metrics.json"):
             for name, sha256 in metrics["files"].items():
@@ -102,7 +110,7 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
                 (folder / "metrics.jsonl").read_bytes(),
                 num_images=sum(metrics["execution"]["rank_images"]),
                 batch_size=recipe.batch_size,
-                num_test_images=metrics["test_images"],
+                num_scored_images=metrics["validation_images"] or metrics["test_images"],
                 seconds=[(0.0, epoch["seconds"]) for epoch in metrics["epochs"]],
             )
     except DamagedError as error:
@@ -166,7 +174,16 @@ class Keeper:
 
     def save(self) -> None:
         """Save a checkpoint; raises SaveError, and NotFiniteError if there is no good state."""
-        cycle, started_at = self.cycle, perf_counter()
+        started_at = perf_counter()
+        try:
+            self._save()
+        finally:
+            self.saved_at = perf_counter()
+            self.last_cost = self.saved_at - started_at
+            self.checkpoint_seconds += self.last_cost
+
+    def _save(self) -> None:
+        cycle = self.cycle
         tensors = tensors_of(cycle)
         facts = {
             **facts_of(cycle),
@@ -181,23 +198,22 @@ class Keeper:
                 "epochs": [[epoch.train_seconds, epoch.seconds] for epoch in self.epochs],
             },
         }
-        name = checkpoint_name(cycle.num_steps, cycle.tally.num_images)
-        try:
-            save_checkpoint(self.folder / CHECKPOINTS, name, tensors, facts)
-        finally:
-            self.saved_at = perf_counter()
-            self.last_cost = self.saved_at - started_at
-            self.checkpoint_seconds += self.last_cost
+        name = checkpoint_name(cycle.num_steps, *cycle.evaluated)
+        save_checkpoint(self.folder / CHECKPOINTS, name, tensors, facts)
 
     def save_at_the_end(self) -> None:
         """Save the last checkpoint, from which stage 7 can be repeated and epochs be added."""
-        self._try_to_save()
+        self._try_to_save("The results are written all the same.")
 
-    def _try_to_save(self) -> None:
+    def _try_to_save(self, consequence: str = "The training goes on.") -> None:
         try:
             self.save()
         except SaveError as error:
-            logger.warning("WARNING: %s The training goes on. %s.", error.message, error.hint)
+            logger.warning("WARNING: %s %s %s.", error.message, consequence, error.hint)
+        except Exception as error:
+            if not is_of_memory(error):
+                raise
+            logger.warning("WARNING: no memory to save a checkpoint with. %s", consequence)
 
 
 def begin(
@@ -213,10 +229,12 @@ def begin(
             logger.warning("going on with other sums in the last bits: %s", difference)
         epochs = _restore_log(cycle, found)
         cycle.train_seconds, cycle.test_seconds = found.seconds["train"], found.seconds["test"]
-    # With more epochs than before the run is unfinished again.
-    (folder / "metrics.json").unlink(missing_ok=True)
     write_json(folder / "recipe.json", cycle.recipe.model_dump())
     write_json(folder / "environment.json", environment())
+    if cycle.sources.pictures:
+        write_json(folder / PICTURES, cycle.sources.pictures.as_document())
+    # With more epochs than before the run is unfinished again.
+    (folder / "metrics.json").unlink(missing_ok=True)
     return Keeper(
         cycle,
         folder,
@@ -237,7 +255,7 @@ def _restore_log(cycle: Cycle, found: Resume) -> list[EpochReport]:
             found.log,
             num_images=cycle.num_images,
             batch_size=cycle.recipe.batch_size,
-            num_test_images=len(cycle.sources.test.labels),
+            num_scored_images=len((cycle.sources.validation or cycle.sources.test).labels),
             seconds=found.epoch_seconds,
         )
         num_logged = sum(len(epoch.step_losses) for epoch in epochs) + len(losses)

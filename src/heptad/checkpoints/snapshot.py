@@ -7,6 +7,7 @@ an evaluation under way. The rest is loaded as at the start and compared by its 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,47 @@ from torch import Tensor
 
 from heptad.architectures.states import refuse_differences, refuse_not_finite
 from heptad.checkpoints.store import Checkpoint
-from heptad.cycle_state import Cycle
+from heptad.cycle_state import Best, Cycle
 from heptad.errors import (
-    DamagedError,
     NotFiniteError,
     RecipeError,
     RunError,
-    WeightsError,
     damage_in,
 )
 from heptad.files import digest_of
 from heptad.recipe import Recipe
-from heptad.records import Position
+from heptad.records import START, Figures, Position
 from heptad.stages.evaluation import Answers, Tally
 from heptad.stages.saving import package_versions
 
 # A resume with another of these is right, but its sums may differ in the last bits.
-CIRCUMSTANCES = ("torch", "device", "threads", "world_size", "vector_instructions", "trunk")
+CIRCUMSTANCES = (
+    "torch",
+    "device",
+    "threads",
+    "world_size",
+    "vector_instructions",
+    "trunk",
+    "features",
+)
 
 
 def circumstances(cycle: Cycle) -> dict[str, Any]:
     """Name what the last bits of a result depend on, beside the recipe and the data."""
     return {
         "torch": torch.__version__,
-        "device": str(cycle.device),
+        "device": _device_name(cycle.device),
         "threads": torch.get_num_threads(),
         "world_size": cycle.ranks.world_size,
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "trunk": cycle.trunk,
+        "features": cycle.features,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    is_gpu = device.type == "cuda"
+    return f"{device} {torch.cuda.get_device_name(device)}" if is_gpu else str(device)
 
 
 def facts_of(cycle: Cycle) -> dict[str, Any]:
@@ -54,23 +67,30 @@ def facts_of(cycle: Cycle) -> dict[str, Any]:
         "recipe_digest": digest_of(cycle.recipe.model_dump()),
         "classes": list(cycle.sources.train.classes),
         "data": cycle.data,
+        "weights": cycle.whole.start,
         "frozen": digest_of(cycle.frozen),
         "position": {
             "step": cycle.num_steps,
             "epoch": cycle.at.epoch,
             "num_seen": cycle.at.num_seen,
             "num_scored": cycle.num_scored,
+            "scoring": cycle.scored[0],
         },
+        "best": {"epoch": cycle.best.epoch, **asdict(cycle.best.figures)} if cycle.best else None,
         "circumstances": circumstances(cycle),
     }
 
 
 def tensors_of(cycle: Cycle) -> dict[str, Tensor]:
-    """Copy all that training can change: contiguous, on the CPU, by name.
+    """Name all that training can change: contiguous, on the CPU, as it is until the next step.
 
     Raises NotFiniteError if a value is NaN or infinite: no checkpoint holds such a one.
     """
-    tensors = {f"network/{name}": value for name, value in _moving(cycle).items()}
+    # While the best epoch's values are in the network, the last one's are beside it.
+    moved = cycle.last or cycle.moved()
+    tensors = {f"network/{name}": value for name, value in moved.items()}
+    if cycle.best:
+        tensors |= {f"best/{name}": value for name, value in cycle.best.tensors.items()}
     for name, state in _optimizer_states(cycle).items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
     answers = cycle.tally.answers()
@@ -82,11 +102,6 @@ def tensors_of(cycle: Cycle) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _moving(cycle: Cycle) -> dict[str, Tensor]:
-    state = cycle.whole.network.state_dict()
-    return {name: state[name] for name in sorted(cycle.moving)}
-
-
 def _optimizer_states(cycle: Cycle) -> dict[str, dict[str, Tensor]]:
     states = cycle.objective.optimizer.state
     return {
@@ -96,19 +111,20 @@ def _optimizer_states(cycle: Cycle) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def refuse_other_recipe(recipe: Recipe, begun: Mapping[str, Any], folder: Path) -> None:
+def refuse_other_recipe(recipe: Recipe, begun: Recipe, folder: Path) -> None:
     """Raise RecipeError unless the recipe is the one that the run was `begun` with.
 
-    More epochs are allowed: the learning rate is the same in all of them.
+    More epochs are allowed: the learning rate is the same in all of them. So is another name of the
+    data, which may have been moved: its hash decides.
     """
-    wanted = recipe.model_dump()
+    wanted, had = recipe.model_dump(), begun.model_dump()
     lines = [
-        f"{name} is {wanted.get(name)}, but the run in {folder} has {begun.get(name)}."
-        for name in sorted({*wanted, *begun} - {"epochs"})
-        if wanted.get(name) != begun.get(name)
+        f"{name} is {wanted[name]}, but the run in {folder} has {had[name]}."
+        for name in sorted(wanted.keys() - {"epochs", "data"})
+        if wanted[name] != had[name]
     ]
-    if recipe.epochs < begun["epochs"]:
-        lines.append(f"epochs is {recipe.epochs}, but the run in {folder} has {begun['epochs']}.")
+    if recipe.epochs < begun.epochs:
+        lines.append(f"epochs is {recipe.epochs}, but the run in {folder} has {begun.epochs}.")
     if lines:
         raise RecipeError(
             "\n".join(lines),
@@ -130,23 +146,25 @@ def put_back(cycle: Cycle, checkpoint: Checkpoint) -> list[str]:
         at = Position(int(facts["position"]["epoch"]), int(facts["position"]["num_seen"]))
         num_scored = int(facts["position"]["num_scored"])
         before = dict(facts["circumstances"])
+        scoring = str(facts["position"]["scoring"])
+        best = _best_of(facts, checkpoint.tensors)
     tensors = checkpoint.tensors
-    refuse_not_finite(checkpoint.path, tensors)
-    network = _under("network/", tensors)
-    refuse_differences(checkpoint.path, network, _moving(cycle), what="the one of this run")
-    cycle.at, cycle.num_scored = at, num_scored
-    with torch.no_grad():
-        for name, value in _moving(cycle).items():
-            value.copy_(network[name])
-    _put_back_optimizer(cycle, checkpoint.path, _under("optimizer/", tensors))
     logits = tensors.get("answers/logits")
-    if logits is not None:
-        test = cycle.sources.test
-        labels, ids = (column[: len(logits)].to(cycle.device) for column in (test.labels, test.ids))
+    refuse_not_finite(checkpoint.path, tensors)
+    expected = _expected(cycle, at, logits, has_best=best is not None)
+    refuse_differences(checkpoint.path, tensors, expected, what="the one of this run")
+    cycle.at, cycle.num_scored, cycle.best = at, num_scored, best
+    cycle.put(_under("network/", tensors))
+    _put_back_optimizer(cycle, _under("optimizer/", tensors))
+    # With more epochs to train than then, the answers to the test images are worth nothing.
+    if logits is not None and cycle.scored[0] == scoring:
+        source = cycle.scored[1]
+        labels = source.labels[: len(logits)].to(cycle.device)
+        ids = source.ids[: len(logits)]
         cycle.tally = Tally()
         cycle.tally.add(Answers(logits.to(cycle.device), labels, ids))
-        if len(logits) == len(test.labels):
-            cycle.scores = cycle.tally.scores(cycle.objective.loss)
+        if len(logits) == len(source.labels) and scoring == "test":
+            cycle.scores = cycle.tally.scores()
     now = circumstances(cycle)
     return [
         f"{name} is {now[name]}, was {before.get(name)}"
@@ -155,10 +173,18 @@ def put_back(cycle: Cycle, checkpoint: Checkpoint) -> list[str]:
     ]
 
 
+def _best_of(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Best | None:
+    if not facts["best"]:
+        return None
+    figures = dict(facts["best"])
+    return Best(int(figures.pop("epoch")), Figures(**figures), _under("best/", tensors))
+
+
 def _refuse_changes(cycle: Cycle, checkpoint: Checkpoint) -> None:
     now = facts_of(cycle)
     for key, what in (
         ("classes", "the classes are"),
+        ("weights", "the start weights are"),
         ("data", "the images or labels are"),
         ("frozen", "the start weights, or other values that training leaves alone, are"),
     ):
@@ -169,7 +195,31 @@ def _refuse_changes(cycle: Cycle, checkpoint: Checkpoint) -> None:
             )
 
 
-def _put_back_optimizer(cycle: Cycle, path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _expected(
+    cycle: Cycle, at: Position, logits: Tensor | None, *, has_best: bool
+) -> dict[str, Tensor]:
+    """Give the names and shapes of what a checkpoint made at some place holds.
+
+    logits: the answers found in it; there may be any number of them, but not more than images.
+    """
+    expected = {f"network/{name}": value for name, value in cycle.moved().items()}
+    if has_best:
+        expected |= {f"best/{name}": value for name, value in cycle.moved().items()}
+    if at > START:
+        # What Adam keeps of each parameter from its first step on.
+        for name, parameter in cycle.whole.network.named_parameters():
+            if parameter.requires_grad:
+                state = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
+                expected |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+    if logits is not None:
+        most = max(len(source.labels) for source in cycle.sources.parts[1:])
+        num_answers = min(most, *logits.shape[:1])
+        num_classes = len(cycle.sources.test.classes)
+        expected["answers/logits"] = torch.empty(num_answers, num_classes, device="meta")
+    return expected
+
+
+def _put_back_optimizer(cycle: Cycle, tensors: Mapping[str, Tensor]) -> None:
     """Give the optimizer its state, laid out in memory as each parameter is.
 
     Fused Adam goes through memory in its own order: state of other strides than its parameter's
@@ -179,16 +229,11 @@ def _put_back_optimizer(cycle: Cycle, path: Path, tensors: Mapping[str, Tensor])
     states: dict[int, dict[str, Tensor]] = {}
     for number, parameter in enumerate(cycle.objective.optimizer.param_groups[0]["params"]):
         own = _under(f"{names[number]}/", tensors)
-        state = {}
-        for key, value in own.items():
-            if value.dim() and value.shape != parameter.shape:
-                raise WeightsError(f"{path}: the optimizer's {names[number]}/{key} does not fit.")
-            laid_out = torch.empty_like(parameter) if value.dim() else torch.empty_like(value)
-            state[key] = laid_out.copy_(value)
-        if state:
-            states[number] = state
-    if len(tensors) != sum(map(len, states.values())):
-        raise DamagedError(f"{path} holds optimizer state of parameters that are not trained.")
+        if own:
+            states[number] = {
+                key: torch.empty_like(parameter if value.dim() else value).copy_(value)
+                for key, value in own.items()
+            }
     optimizer = cycle.objective.optimizer
     optimizer.load_state_dict(
         {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -30,15 +30,21 @@ SCHEMA = 1
 TENSORS = "state.safetensors"
 MANIFEST = "manifest.json"
 DAMAGED = ".corrupt"
-NAME = re.compile(r"step-(\d{8,})(?:-test-(\d{8,}))?")
+# What may follow the last step, in this order, and how each is named.
+EVALUATIONS = ("", "validation", "validated", "test", "tested")
+NAME = re.compile(r"step-(\d{8,})(?:-(validated|tested)|-(validation|test)-(\d{8,}))?")
 NUM_KEPT = 2
 # Left free on the disk beside a new checkpoint.
 SPARE_BYTES = 65_536
 
 
-def checkpoint_name(num_steps: int, num_answered: int = 0) -> str:
-    """Name a checkpoint by the steps done and, within an evaluation, the images answered."""
-    return f"step-{num_steps:08}" + (f"-test-{num_answered:08}" if num_answered else "")
+def checkpoint_name(num_steps: int, evaluation: str = "", num_answered: int = 0) -> str:
+    """Name a checkpoint by the steps done, the evaluation after them, and its images answered.
+
+    evaluation: one of `EVALUATIONS`. Names of one run are in the order in which they are reached.
+    """
+    words = [f"step-{num_steps:08}", evaluation, f"{num_answered:08}" if num_answered else ""]
+    return "-".join(filter(None, words))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -47,9 +53,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _place(path: Path) -> tuple[int, int, int] | None:
     match = NAME.fullmatch(path.name)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+    if not match:
+        return None
+    evaluation = EVALUATIONS.index(match[2] or match[3] or "")
+    return int(match[1]), evaluation, int(match[4] or 0)
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,17 @@ def save_checkpoint(
     removed and the ones before untouched, if it cannot be written.
     """
     path = folder / name
-    if path.is_dir() and not what_is_wrong(path):
-        # The same place in a training has the same content.
-        return path
     temporary = folder / f".{name}{UNFINISHED}"
     content = safetensors.torch.save(dict(tensors))
     try:
-        folder.mkdir(exist_ok=True)
-        remove_leftovers(folder)
+        if path.is_dir() and not what_is_wrong(path):
+            # The same place in a training has the same content.
+            sync_folder(folder)
+            return path
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        remove_leftovers(folder, folders=True)
         _refuse_full_disk(folder, len(content))
         temporary.mkdir()
         _write(temporary / TENSORS, content)
@@ -98,7 +110,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise SaveError(
             f"the checkpoint {name} could not be written: {error.strerror or error}"
-            f" ({len(content):,} bytes needed, {_free(folder)} free).",
+            f" ({len(content) + SPARE_BYTES:,} bytes needed, {_free(folder)} free).",
             hint=f"free some space, or see what became of {folder}",
         ) from error
     if reason := what_is_wrong(path):
@@ -112,7 +124,8 @@ def _manifest(content: bytes, facts: Mapping[str, Any]) -> bytes:
     document = {"schema": SCHEMA, **facts, "files": files}
     # The hash of all the rest, so that no changed digit passes for a fact.
     document |= {"digest": digest_of(document)}
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    # No line end after it: a file that was cut by its last byte would be as good as before.
+    return json.dumps(document, indent=1, allow_nan=False).encode()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -143,7 +156,7 @@ def _remove_old(folder: Path, *, newest: Path) -> None:
     num_kept = 1
     for path in list_checkpoints(folder):
         if num_kept < NUM_KEPT or path == newest:
-            num_kept += path != newest and not what_is_wrong(path)
+            num_kept += path != newest and _is_whole(path)
             continue
         # Under a hidden name first, so that no half-removed one is ever found.
         hidden = path.with_name(f".{path.name}{UNFINISHED}")
@@ -154,32 +167,49 @@ def _remove_old(folder: Path, *, newest: Path) -> None:
             logger.warning("%s cannot be removed: %s", path, error.strerror)
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        return not what_is_wrong(path)
+    except RunError:
+        return False
+
+
 def what_is_wrong(path: Path) -> str:
     """Say what keeps a checkpoint from being whole; "" if nothing does.
 
     Raises RunError if a newer version of Heptad made it.
     """
+    return facts_of_checkpoint(path)[1]
+
+
+def facts_of_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
+    """Read what a checkpoint's manifest says, and say what keeps it from being whole, if anything.
+
+    Raises RunError if a newer version of Heptad made it.
+    """
     try:
-        _read(path)
+        return _read(path)[0], ""
     except _IncompleteError as error:
-        return str(error)
-    return ""
+        return {}, str(error)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """Read the manifest and the bytes that it vouches for; raises _IncompleteError."""
     try:
+        for name in (MANIFEST, TENSORS):
+            # Reading a pipe would wait for ever.
+            if not (path / name).is_file():
+                raise _IncompleteError(f"lacks {name}")
         manifest = json.loads((path / MANIFEST).read_bytes())
-        schema = manifest["schema"]
-        if isinstance(schema, int) and schema > SCHEMA:
+        schema, digest = manifest["schema"], manifest.pop("digest")
+        if digest_of(manifest) != digest:
+            raise _IncompleteError(f"has a damaged {MANIFEST}")
+        if schema != SCHEMA:
             raise RunError(
                 f"{path} was made by a newer version of Heptad (schema {schema}; this one reads"
                 f" {SCHEMA}).",
                 hint="install that version to go on with the run",
             )
-        digest = manifest.pop("digest")
-        if schema != SCHEMA or digest_of(manifest) != digest:
-            raise _IncompleteError(f"has a damaged {MANIFEST}")
         file = manifest["files"][TENSORS]
         num_bytes, sha256 = file["bytes"], file["sha256"]
         found = (path / TENSORS).stat().st_size
@@ -219,8 +249,10 @@ def find_checkpoint(
             damaged.append((path, f"holds no tensors ({error})"))
             continue
         if not is_usable(facts):
-            logger.warning("%s is passed over: the log beside it is not the one it knew", path)
+            damaged.append((path, "knows another metrics.jsonl than the one beside it"))
             continue
+        if others := sorted({other.name for other in path.iterdir()} - {TENSORS, MANIFEST}):
+            logger.warning("%s holds %s besides, which is ignored", path, ", ".join(others))
         for bad, reason in damaged:
             aside = _set_aside(bad)
             logger.warning(
@@ -232,7 +264,6 @@ def find_checkpoint(
         return None
     found = [f"  {path.name} {reason}" for path, reason in damaged]
     found += [f"  {path.name} was found damaged before" for path in corrupt]
-    found += ["  the others do not fit metrics.jsonl"] if len(damaged) < len(paths) else []
     raise DamagedError(
         f"no checkpoint in {folder} can be used; nothing was changed.",
         hint="\n".join(

@@ -5,6 +5,7 @@ Nothing here imports torch before a command needs it, so that help comes at once
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,12 +15,12 @@ import traceback
 from collections.abc import Sequence
 
 from cyclopts import CycloptsError
-from rich.console import Console
 
 from heptad.cli.commands import app
 from heptad.cli.stopping import SIGNALS, Stopped
-from heptad.cli.text import one_line, printable
-from heptad.errors import HeptadError, MissingError, UnusableError, is_of_memory
+from heptad.cli.streams import PlainConsole, is_unheard, leave_dead_streams, open_closed_streams
+from heptad.cli.text import escape_what_cannot_be_encoded, one_line, printable
+from heptad.errors import HeptadError, MissingError, SaveError, UnusableError, is_of_memory
 
 BROKEN_PIPE = 141
 
@@ -28,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command and give its exit code: 0, or as `heptad.errors` says."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    open_closed_streams()
+    escape_what_cannot_be_encoded()
     _log_to_stderr(logging.WARNING if as_json else logging.INFO)
     try:
-        with SIGNALS.handled():
+        with SIGNALS.handled(to_the_end=argv is None):
             # A command that looks into something gives a code where it finds it wrong.
             code = app(words)
             sys.stdout.flush()
@@ -41,11 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(UnusableError(str(error).strip(), hint=hint), as_json)
     except Stopped as stop:
         return _fail(StoppedError(stop), as_json)
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except Exception as error:
+        if is_unheard(error):
+            return 128 + SIGNALS.pending if SIGNALS.pending else BROKEN_PIPE
         known = _of_the_machine(error)
         if known:
             return _fail(known, as_json)
@@ -70,20 +71,29 @@ def _of_the_machine(error: Exception) -> HeptadError | None:
         return MissingError("there is not enough memory for this.", hint=hint)
     if isinstance(error, OSError) and error.filename is not None:
         return UnusableError(f"{os.fsdecode(error.filename)}: {error.strerror}.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return SaveError("the output cannot be written: there is no space left for it.")
     return None
 
 
 def _fail(error: HeptadError, as_json: bool) -> int:
+    try:
+        _say(error, as_json)
+    except OSError:
+        leave_dead_streams()
+    return error.exit_code
+
+
+def _say(error: HeptadError, as_json: bool) -> None:
     if as_json:
         document = {"code": error.exit_code, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": document}))
-    else:
-        console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        console.print("error: ", style="bold red", end="")
-        console.print(printable(error.message))
-        if error.hint:
-            console.print(printable(error.hint), style="dim")
-    return error.exit_code
+        print(json.dumps({"error": document}), flush=True)
+        return
+    console = PlainConsole(stderr=True, soft_wrap=True)
+    console.print("error: ", style="bold red", end="")
+    console.print(printable(error.message))
+    if error.hint:
+        console.print(printable(error.hint), style="dim")
 
 
 def _log_to_stderr(level: int) -> None:

@@ -10,13 +10,13 @@ from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
-from rich.console import Console
 
 import heptad
 from heptad.cli.flags import at_least_1, flags_of, given
 from heptad.cli.stopping import SIGNALS, Stopped
+from heptad.cli.streams import PlainConsole
 from heptad.cli.text import one_line
-from heptad.files import user_path
+from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
 
@@ -48,10 +48,6 @@ app = App(
 )
 
 
-def _console() -> Console:
-    return Console(markup=False, emoji=False, highlight=False)
-
-
 def _print_json(document: Any) -> None:
     # In ASCII: what a terminal would act on, and what is no Unicode, is escaped.
     print(json.dumps(document, indent=2))
@@ -75,13 +71,15 @@ def train(recipe: str, /, *, json: Json = False, **flags: Any) -> None:
 
 @app.command
 @flags_of(RunOptions, leave_out=("out", "resume"))
-def resume(run: str, /, *, json: Json = False, **flags: Any) -> None:
+def resume(run: str, /, *, data: str | None = None, json: Json = False, **flags: Any) -> None:
     """Go on with a run that was stopped, killed or cut off, to the bit where it left off.
 
     Parameters
     ----------
     run
         The run's folder.
+    data
+        Where its data is now, if it was moved; it must be the same data.
     """
     from heptad.errors import RunError
 
@@ -91,7 +89,8 @@ def resume(run: str, /, *, json: Json = False, **flags: Any) -> None:
             hint="nothing was saved there yet; `heptad train RECIPE --out FOLDER` begins a run",
         )
     options = RunOptions(**given(flags, RunOptions), out=run, resume=True)
-    _carry_out(load_recipe(user_path(run)), options, as_json=json)
+    moved = {"data": data} if data is not None else {}
+    _carry_out(load_recipe(user_path(run), **moved), options, as_json=json)
 
 
 def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
@@ -99,18 +98,22 @@ def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
     from heptad import cycle
     from heptad.cli.display import Where, show_nothing, show_summary, showing
 
-    console = _console()
+    console = PlainConsole()
     where = Where()
     showing_it = nullcontext(show_nothing) if as_json else showing(console)
     with closing(cycle.run(recipe, options)) as events, showing_it as show:
-        for event in events:
-            SIGNALS.will_be_asked()
-            show(event)
-            where.note(event)
-            if SIGNALS.pending is not None and where.run is None:
-                # Closed here, a run saves all that it needs to go on.
-                events.close()
-                raise Stopped(SIGNALS.pending, where.said)
+        try:
+            for event in events:
+                SIGNALS.will_be_asked()
+                show(event)
+                where.note(event)
+                if SIGNALS.pending is not None and where.run is None:
+                    # Closed here, a run saves all that it needs to go on.
+                    events.close()
+                    raise Stopped(SIGNALS.pending, where.said)
+        except Stopped as stop:
+            # A second signal: thrown into the run, it ends it without a save.
+            events.throw(stop)
     run = where.run
     assert run is not None
     if as_json:
@@ -144,7 +147,7 @@ def evaluate(
         return
     from heptad.cli.display import say, show_scores, showing_evaluation
 
-    console = _console()
+    console = PlainConsole()
     scores = showing_evaluation(console, classifier.scoring(data))
     if limit:
         say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
@@ -212,7 +215,7 @@ def predict(
         return
     from heptad.cli.display import say
 
-    console = _console()
+    console = PlainConsole()
     for prediction in predictions:
         shown = ", ".join(f"{name} {100 * p:.2f} %" for name, p in prediction.classes[:num_shown])
         say(console, f"{prediction.path}: {shown}")
@@ -262,7 +265,8 @@ def verify(
         for finding in found.findings:
             mark = "ok" if finding.is_whole else "--"
             print(one_line(f"[{mark}] {finding.name}: {finding.said}"))
-        state = "finished" if found.is_finished else f"not finished; `heptad resume {run}` goes on"
+        goes_on = f"not finished; `heptad resume {as_word(run)}` goes on"
+        state = "finished" if found.is_finished else goes_on
         whole = "whole" if found.is_whole else "damaged"
         print(one_line(f"The run in {run} is {whole}, and {state}."))
     return 0 if found.is_whole else DamagedError.exit_code
@@ -289,6 +293,28 @@ def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
         if not proof.num_kills:
             print("The run was too short to be killed: try more --epochs or a larger --limit.")
     return 0 if proof.holds else DamagedError.exit_code
+
+
+@app.command
+def scan(folder: str, /, *, json: Json = False) -> int:
+    """Look at every picture of a folder of class folders, as training would; changes nothing.
+
+    Parameters
+    ----------
+    folder
+        The folder that holds the class folders, or train/, val/ and test/ with them.
+    """
+    from heptad.cli.display import show_scan, showing_scan
+    from heptad.errors import UnusableError
+    from heptad.scanning import scanning
+
+    console = PlainConsole()
+    report = showing_scan(console, scanning(folder), is_silent=json)
+    if json:
+        _print_json(report.as_document())
+    else:
+        show_scan(console, report)
+    return UnusableError.exit_code if report.bad else 0
 
 
 @app.command
@@ -358,7 +384,7 @@ app.command(cache)
 @cache.command(name="list")
 def list_cache(*, json: Json = False) -> None:
     """List the features that are kept: of what, how large, when they were last used."""
-    from heptad.features.store import list_stores, stores_folder
+    from heptad.stores import list_stores, stores_folder
 
     stores = list_stores()
     if json:
@@ -381,7 +407,7 @@ def clear_cache(*keys: str, json: Json = False) -> None:
     keys
         Names as `heptad cache list` shows them, or their beginnings.
     """
-    from heptad.features.store import clear_stores
+    from heptad.stores import clear_stores
 
     removed, in_use = clear_stores(list(keys))
     if json:

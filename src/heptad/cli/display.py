@@ -15,6 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from heptad.cli.text import one_line
+from heptad.files import as_word
+from heptad.recipe import Recipe
 from heptad.records import (
     EpochReport,
     EvaluationReport,
@@ -26,10 +28,15 @@ from heptad.records import (
     StepReport,
 )
 from heptad.reports.verdict import judge
+from heptad.scanning import ScanReport
 
 # How often the live line reads the loss: on a GPU, reading it waits for the step.
 LIVE_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 30.0
+# Classes are called uneven if one has so many times the images of another.
+UNEVEN = 2
+# Of each kind of finding of a scan; all are in its JSON.
+MOST_SHOWN = 5
 
 Event = PassReport | Prepared | StepReport | EvaluationReport | EpochReport | Run
 
@@ -69,7 +76,7 @@ class Where:
         """What a stop left, and how to go on."""
         if self.folder is None:
             return "what the trunk's pass has computed is kept; the same command goes on with it"
-        return f"saved {self.place}; `heptad resume {self.folder}` goes on"
+        return f"saved {self.place}; `heptad resume {as_word(self.folder)}` goes on"
 
 
 @contextmanager
@@ -103,7 +110,7 @@ def _live(console: Console) -> Iterator[Show]:
                     task,
                     total=event.num_images,
                     completed=event.num_done,
-                    description="the trunk's pass",
+                    description=event.what,
                     figures=_pass_figures(event),
                 )
             elif isinstance(event, Prepared):
@@ -129,7 +136,9 @@ def _live(console: Console) -> Iterator[Show]:
         yield show
 
 
-def showing_evaluation(console: Console, scoring: Iterable[EvaluationReport | Scores]) -> Scores:
+def showing_evaluation(
+    console: Console, scoring: Iterable[PassReport | EvaluationReport | Scores]
+) -> Scores:
     """Show how far an evaluation is, on a terminal, and give its scores."""
     columns = (TextColumn("scoring"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(
@@ -143,6 +152,9 @@ def showing_evaluation(console: Console, scoring: Iterable[EvaluationReport | Sc
         for event in scoring:
             if isinstance(event, Scores):
                 return event
+            if isinstance(event, PassReport):
+                bar.update(task, completed=event.num_done, total=event.num_images)
+                continue
             bar.update(task, completed=event.num_scored, total=event.num_images)
     raise AssertionError("an evaluation ends with its scores")
 
@@ -150,18 +162,20 @@ def showing_evaluation(console: Console, scoring: Iterable[EvaluationReport | Sc
 def _plain(console: Console) -> Show:
     shown_at = started_at = perf_counter()
     prepared: Prepared
+    before: int | None = None
 
     def show(event: Event) -> None:
-        nonlocal shown_at, started_at, prepared
+        nonlocal shown_at, started_at, prepared, before
         now = perf_counter()
         if isinstance(event, PassReport):
             if now - shown_at < PLAIN_INTERVAL_S:
                 return
             shown_at = now
-            left_s = event.seconds * (event.num_images / event.num_done - 1)
+            # None of those looked at so far may have been a picture.
+            left_s = event.seconds * (event.num_images / max(1, event.num_done) - 1)
             say(
                 console,
-                f"the trunk's pass  {_pass_figures(event)}, {left_s / 60:,.0f} minutes left",
+                f"{event.what}  {_pass_figures(event)}, {left_s / 60:,.0f} minutes left",
             )
         elif isinstance(event, Prepared):
             prepared, started_at, shown_at = event, now, now
@@ -170,11 +184,12 @@ def _plain(console: Console) -> Show:
             shown_at = now
             say(console, _epoch_line(prepared, event))
         elif isinstance(event, (StepReport, EvaluationReport)):
-            if now - shown_at < PLAIN_INTERVAL_S:
+            done = _images_done(prepared, event)
+            before = done if before is None else before
+            if now - shown_at < PLAIN_INTERVAL_S or done <= before:
                 return
             shown_at = now
-            done = _images_done(prepared, event)
-            speed = (done - _images_before(prepared)) / (now - started_at)
+            speed = (done - before) / (now - started_at)
             left_s = (_total_images(prepared) - done) / speed
             say(
                 console,
@@ -191,25 +206,31 @@ def _pass_figures(event: PassReport) -> str:
 
 
 def _total_images(prepared: Prepared) -> int:
-    return prepared.recipe.epochs * (prepared.num_train_images + prepared.num_test_images)
+    at_the_end = prepared.num_test_images if prepared.num_validation_images else 0
+    return prepared.recipe.epochs * prepared.num_images_an_epoch + at_the_end
 
 
 def _images_done(prepared: Prepared, event: StepReport | EvaluationReport) -> int:
-    done = (event.epoch - 1) * (prepared.num_train_images + prepared.num_test_images)
+    done = (event.epoch - 1) * prepared.num_images_an_epoch
     if isinstance(event, EvaluationReport):
-        return done + prepared.num_train_images + event.num_scored
+        # With validation the test images come once, after all else.
+        is_last = event.part == "test" and prepared.num_validation_images
+        before = prepared.num_images_an_epoch if is_last else prepared.num_train_images
+        return done + before + event.num_scored
     steps_before = (event.epoch - 1) * _steps_per_epoch(prepared)
     seen = (event.step - steps_before) * prepared.recipe.batch_size
     return done + min(seen, prepared.num_train_images)
 
 
 def _images_before(prepared: Prepared) -> int:
-    """Count what was done before a run was resumed."""
-    epochs, steps = divmod(prepared.resumed_from or 0, _steps_per_epoch(prepared))
-    return (
-        epochs * (prepared.num_train_images + prepared.num_test_images)
-        + steps * prepared.recipe.batch_size
-    )
+    """Count what was done before a run was resumed, of an epoch's end its steps alone.
+
+    An evaluation may be left to do there, and what is done always grows from here on.
+    """
+    num_steps, per_epoch = prepared.resumed_from or 0, _steps_per_epoch(prepared)
+    epochs = max(0, num_steps - 1) // per_epoch
+    seen = (num_steps - epochs * per_epoch) * prepared.recipe.batch_size
+    return epochs * prepared.num_images_an_epoch + min(seen, prepared.num_train_images)
 
 
 def _steps_per_epoch(prepared: Prepared) -> int:
@@ -219,7 +240,7 @@ def _steps_per_epoch(prepared: Prepared) -> int:
 def _place(prepared: Prepared, event: StepReport | EvaluationReport) -> str:
     epoch = f"epoch {event.epoch}/{prepared.recipe.epochs}"
     if isinstance(event, EvaluationReport):
-        return f"{epoch} test {event.num_scored}/{event.num_images}"
+        return f"{epoch} {event.part} {event.num_scored}/{event.num_images}"
     per_epoch = _steps_per_epoch(prepared)
     return f"{epoch} step {event.step - (event.epoch - 1) * per_epoch}/{per_epoch}"
 
@@ -246,24 +267,34 @@ def _show_start(console: Console, prepared: Prepared) -> None:
         text = "The weights are random: what is frozen knows nothing of images."
         say(console, text, style="bold yellow")
     limit = f" (a sample, --limit {recipe.limit})" if recipe.limit else ""
+    count = prepared.num_validation_images
+    apart = f", {count:,} validation and" if count else " and"
     say(
         console,
-        f"{recipe.name} on {recipe.data}: {prepared.num_train_images:,} training and"
+        f"{recipe.name} on {recipe.data}: {prepared.num_train_images:,} training{apart}"
         f" {prepared.num_test_images:,} test images{limit}; {prepared.num_trained:,} of"
         f" {prepared.num_parameters:,} parameters are trained, on {prepared.device}.",
     )
-    num_images = prepared.num_train_images + prepared.num_test_images
-    found = f"; {prepared.num_computed:,} of {num_images:,} images had to pass it"
+    found = f"; {prepared.num_computed:,} of {prepared.num_passing_images:,} images had to pass it"
+    counts = prepared.class_counts
+    if counts and max(counts) > UNEVEN * min(counts):
+        say(console, f"Training images by class: {', '.join(map(str, counts))}.{_balance(recipe)}")
     is_cut = prepared.trunk.startswith("trunk")
     say(console, f"{prepared.trunk.capitalize()}{found if is_cut else ''}.")
     if prepared.resumed_from is not None:
         say(console, f"Going on after step {prepared.resumed_from:,}.")
 
 
+def _balance(recipe: Recipe) -> str:
+    if recipe.class_weights == "balanced":
+        return " Each class weighs alike."
+    return " --class-weights balanced would weigh each class alike."
+
+
 def _epoch_line(prepared: Prepared, report: EpochReport) -> str:
     return (
         f"epoch {report.epoch}/{prepared.recipe.epochs}  loss {report.train_loss:.4f}"
-        f"  test accuracy {accuracy_text(report.scores)}  {report.seconds:.1f} s"
+        f"  {report.part} accuracy {accuracy_text(report.scores)}  {report.seconds:.1f} s"
     )
 
 
@@ -283,6 +314,12 @@ def show_summary(console: Console, run: Run) -> None:
         f" {scores.num_images:,} images, in {run.metrics['seconds']:.0f} s.",
         style="bold",
     )
+    if run.metrics["selected_epoch"]:
+        say(
+            console,
+            f"The best of {len(run.epochs)} epochs by its validation images was"
+            f" {run.metrics['selected_epoch']}; its network was scored once on the test images.",
+        )
     if run.recipe.limit:
         say(
             console, f"A figure for the sample of --limit {run.recipe.limit}, not for all the data."
@@ -291,7 +328,8 @@ def show_summary(console: Console, run: Run) -> None:
     text = f"{verdict.sentence} {verdict.advice}".rstrip()
     say(console, text, style="green" if good else "yellow")
     say(console, f"Saved in {run.folder}: {', '.join(sorted(run.metrics['files']))}.")
-    say(console, f"Next: heptad evaluate {run.folder}, or heptad predict {run.folder} IMAGE")
+    word = as_word(run.folder)
+    say(console, f"Next: heptad evaluate {word}, or heptad predict {word} IMAGE")
 
 
 def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> None:
@@ -311,6 +349,56 @@ def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> N
         table.add_row(one_line(name), f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
         confusion.add_row(one_line(name), *map(str, rows[k]))
     console.print(table, confusion)
+
+
+def showing_scan(
+    console: Console, events: Iterable[PassReport | ScanReport], *, is_silent: bool
+) -> ScanReport:
+    """Show how far a scan is, on a terminal, and give its report."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    is_hidden = is_silent or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+        task = bar.add_task("reading the pictures", total=None)
+        for event in events:
+            if isinstance(event, ScanReport):
+                return event
+            bar.update(task, completed=event.num_done, total=event.num_images)
+    raise AssertionError("a scan ends with its report")
+
+
+def show_scan(console: Console, report: ScanReport) -> None:
+    """Print what a folder of pictures holds, and what in it wants a look."""
+    table = Table("class", *map(_right, report.counts))
+    for name in report.classes:
+        table.add_row(one_line(name), *(f"{counts[name]:,}" for counts in report.counts.values()))
+    totals = [f"{sum(counts.values()):,}" for counts in report.counts.values()]
+    table.add_row("all", *totals, style="bold")
+    console.print(table)
+    for side, (least, middle, most) in report.sizes.items():
+        say(console, f"{side}: {least} to {most} pixels, half of them up to {middle:g}")
+    for what, counts in (
+        ("files", report.modes),
+        ("read with a change", report.notes),
+        ("passed over", report.passed_over),
+    ):
+        if counts:
+            say(console, f"{what}: {', '.join(f'{n:,} {name}' for name, n in counts.items())}")
+    for what, groups in (
+        ("copies of one picture", report.copies),
+        ("copies in more than one part: the test would be too easy", report.leaks),
+        ("copies in more than one class", report.torn),
+        ("pictures that look nearly alike", report.near),
+    ):
+        if groups:
+            say(console, f"{what}: {len(groups):,}", style="yellow")
+            for group in groups[:MOST_SHOWN]:
+                say(console, f"  {', '.join(group)}")
+    if report.bad:
+        say(console, f"cannot be used: {len(report.bad):,}", style="bold red")
+        for name, reason in report.bad.items():
+            say(console, f"  {name}: {reason}")
+    else:
+        say(console, "Every picture can be used.", style="green")
 
 
 def _right(name: str) -> Column:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 
 def printable(text: str) -> str:
     """Escape what a terminal would act on: control and bidirectional characters, broken Unicode."""
@@ -16,3 +19,9 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Escape line breaks too, so that no name can pass for a line of ours."""
     return printable(text).replace("\n", "\\n")
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Have standard output escape characters that its encoding lacks, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from heptad.datasets.catalog import CATALOG, DIGITS
 from heptad.datasets.fetch import ensure_dataset
+from heptad.datasets.folder import has_class_folders
 from heptad.datasets.idx import read_idx
+from heptad.datasets.picture_set import PictureFolder
 from heptad.errors import DataError, did_you_mean
 from heptad.files import user_path
 
@@ -46,9 +48,10 @@ class Dataset:
     deviation: float | None = None
 
 
-def find_dataset(source: str) -> Dataset:
+def find_dataset(source: str) -> Dataset | PictureFolder:
     """Open the data set that `source` names: one of the catalog, or a folder of IDX files.
 
+    A folder of class folders is only named: `picture_set.opening_pictures` looks into it.
     Named sets are verified, and fetched if they are not here. Raises DataError if there is no such
     set or the folder holds none, MissingError if a named set cannot be had.
     """
@@ -69,32 +72,40 @@ def find_dataset(source: str) -> Dataset:
     return _find_in_folder(source, user_path(source))
 
 
-def _find_in_folder(source: str, folder: Path) -> Dataset:
+def _find_in_folder(source: str, folder: Path) -> Dataset | PictureFolder:
     if not source or not folder.is_dir():
         raise DataError(
             f"there is no data set {source!r}.{did_you_mean(source, CATALOG)}"
-            f" Allowed: {', '.join(CATALOG)}, or a folder of IDX files.",
+            f" Allowed: {', '.join(CATALOG)}, or a folder of IDX files or of class folders.",
             hint="a relative folder is looked for from the working directory; --data names another",
         )
     found: dict[str, dict[Part, Path]] = {"images": {}, "labels": {}}
     # Plain files after packed ones, so that of the two the plain one is read.
     for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".gz", path.name)):
-        if match := IDX_NAME.search(path.name):
+        # Reading a pipe would wait for ever.
+        if (match := IDX_NAME.search(path.name)) and path.is_file():
             part, kind = PART_OF[match[1]], match[2]
             earlier = found[kind].get(part)  # type: ignore[call-overload]
             if earlier and earlier.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
                 raise DataError(f"{source} holds two sets: {earlier.name} and {path.name}.")
             found[kind][part] = path  # type: ignore[index]
+    if not any(found.values()) and has_class_folders(folder):
+        return PictureFolder(_plain_name(folder), folder)
     missing = [f"{part} {kind}" for kind in found for part in PARTS if part not in found[kind]]
     if missing:
         raise DataError(
             f"{source} holds no IDX files of {', '.join(missing)}.",
-            hint=f"looked for {NAMES_LOOKED_FOR}",
+            hint=f"looked for {NAMES_LOOKED_FOR}; or for class folders with pictures in them",
         )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:LONGEST_NAME].strip("-.")
     return Dataset(
-        name=name or "data", classes=DIGITS, images=found["images"], labels=found["labels"]
+        name=_plain_name(folder), classes=DIGITS, images=found["images"], labels=found["labels"]
     )
+
+
+def _plain_name(folder: Path) -> str:
+    """Turn a folder's name into one that is fit for file names."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:LONGEST_NAME]
+    return name.strip("-.") or "data"
 
 
 def read_part(dataset: Dataset, part: Part) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

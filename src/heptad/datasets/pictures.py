@@ -1,24 +1,78 @@
-"""Pictures that people name: finding them, and decoding one as the network should see it.
+"""Pictures that people name: finding them, and decoding one as the network should see it. No torch.
 
-The file's content decides its format, never its name, and only formats of this list are tried.
+The file's content decides its format, never its name, and only formats of this list are tried. A
+file is decoded whole or refused; what was done to it that a user should know is noted.
 """
 
 from __future__ import annotations
 
-import warnings
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from heptad.errors import ImageError
+from heptad.datasets.pillow_warnings import noting_warnings
+from heptad.datasets.sixteen_bits import is_deep, layout_of, read_16_bits, scale_to_8_bits
+from heptad.errors import ImageError, is_of_memory
 from heptad.files import user_path
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# Each format with the bytes that its files begin with.
+FORMATS: dict[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
+    "GIF": (b"GIF8",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # 50 megapixels: twice what a phone takes, and far below what fills a memory.
 MOST_PIXELS = 50_000_000
+# What can be found under a name that is no regular file.
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+# What puts a picture of each EXIF orientation upright; 1 is upright already.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = ExifTags.Base.Orientation
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture, upright, and what its file was.
+
+    pixels: `uint8` [C, H, W], gray or RGB.
+    mode, format: in Pillow's words, such as "CMYK" and "JPEG", or "RGB;16" for 16 bits a channel.
+    size: width and height as stored, before any turn.
+    notes: what was done that a user should know, such as "first of 12 frames".
+    """
+
+    pixels: NDArray[np.uint8]
+    mode: str
+    format: str
+    size: tuple[int, int]
+    notes: tuple[str, ...]
 
 
 def find_pictures(names: list[str]) -> list[Path]:
@@ -36,7 +90,8 @@ def find_pictures(names: list[str]) -> list[Path]:
             if not inside:
                 raise ImageError(f"{name} holds no picture; looked for {', '.join(SUFFIXES)}.")
             paths += inside
-        elif path.is_file():
+        # Whatever else is there, decoding says what it is.
+        elif os.path.lexists(path):
             paths.append(path)
         else:
             raise ImageError(f"there is no image {name!r}.")
@@ -49,45 +104,153 @@ def _may_be_picture(path: Path) -> bool:
 
 
 def read_picture(path: Path, *, channels: int) -> NDArray[np.uint8]:
-    """Decode a picture, upright, to gray [1, H, W] or RGB [3, H, W], `uint8`.
+    """Give the pixels alone of `decode_picture`."""
+    return decode_picture(path, channels=channels).pixels
 
-    Transparent places become white. Raises ImageError, naming the file, for anything that is no
-    picture of an allowed format, is damaged, too large, or of more than 8 bits a channel.
+
+def decode_picture(path: Path, *, channels: int, max_pixels: int = MOST_PIXELS) -> Picture:
+    """Decode a file to gray (1 channel) or RGB (3): its first frame, upright, on white.
+
+    Raises ImageError, naming the file, for anything that is no picture of an allowed format, is
+    damaged, has more than `max_pixels`, or holds numbers of which none is known to be white.
     """
     try:
-        # A file that Pillow finds suspicious is refused rather than decoded with a warning.
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("error")
-            picture = Image.open(file, formats=FORMATS)
-            if picture.width * picture.height > MOST_PIXELS:
-                raise ImageError(
-                    f"{path} has {picture.width} x {picture.height} pixels;"
-                    f" allowed: {MOST_PIXELS:,} in all."
-                )
-            # Pillow reads 16-bit colours as their upper 8 bits, and says so only here.
-            is_deep = any("16" in str(tile[3]) for tile in picture.tile)
-            if is_deep or picture.mode.startswith(("I", "F")):
-                raise ImageError(
-                    f"{path} has more than 8 bits a channel.",
-                    hint="save it with 8 bits a channel first",
-                )
-            upright = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                upright = upright.convert("RGBA")
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright)
-            pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
+        # Looked at before it is opened: opening a pipe could wait for ever.
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind != stat.S_IFREG:
+            raise ImageError(f"{path} is {KINDS.get(kind, 'no regular file')}, not a picture.")
+        with path.open("rb") as file:
+            return decode_stream(file, name=str(path), channels=channels, max_pixels=max_pixels)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} is not there.", hint="was it moved or removed?") from error
+    except OSError as error:
+        if is_of_memory(error):
+            raise
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def decode_stream(
+    file: BinaryIO, *, name: str, channels: int, max_pixels: int = MOST_PIXELS
+) -> Picture:
+    """Decode an open file, or bytes in memory, from its beginning, as `decode_picture` does.
+
+    name: what messages call it.
+    """
+    notes: list[str] = []
+    with _refusals(file, name, notes, max_pixels=max_pixels):
+        picture = Image.open(file, formats=tuple(FORMATS))
+        _refuse_by_header(picture, name, max_pixels=max_pixels)
+        num_frames = getattr(picture, "n_frames", 1)
+        if num_frames > 1:
+            notes.append(f"first of {num_frames} frames")
+        mode = layout_of(picture).rstrip("BLN") if is_deep(picture) else picture.mode
+        size = picture.size
+        # Pillow gives the size of these as it is once they are turned.
+        if isinstance(picture, TiffImageFile):
+            size = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
+        image = _on_white(_upright(picture, file, name, notes), notes)
+        pixels = _planes(image.convert({1: "L", 3: "RGB"}[channels]))
+    return Picture(pixels, mode, picture.format or "", size, tuple(notes))
+
+
+@contextmanager
+def _refusals(file: BinaryIO, name: str, notes: list[str], *, max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError, and what it warns of into notes."""
+    start = file.read(8)
+    file.seek(0)
+    try:
+        with noting_warnings(notes):
+            yield
     except ImageError:
         raise
-    except UnidentifiedImageError as error:
+    except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{path} is no picture that can be read: its content is of no known format.",
-            hint=f"formats read: {', '.join(FORMATS)}",
+            f"{name} has too many pixels; allowed: {max_pixels:,} in all (max_pixels).",
+            hint=f"Pillow says: {error}",
         ) from error
-    # Damaged files make Pillow raise almost anything; each of them means that this is no picture.
+    # Damaged files make Pillow raise almost anything; each of them means: this is no picture.
     except Exception as error:
+        if is_of_memory(error):
+            raise
+        reason = getattr(error, "strerror", "") or error
+        if isinstance(error, UnidentifiedImageError):
+            reason = _why_unidentified(start)
         raise ImageError(
-            f"{path} is no picture that can be read: {getattr(error, 'strerror', '') or error}.",
+            f"{name} is no picture that can be read: {reason}.",
             hint=f"formats read: {', '.join(FORMATS)}",
         ) from error
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _why_unidentified(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    for format_name, starts in FORMATS.items():
+        if start.startswith(starts):
+            return f"it begins as {format_name} does, but is damaged or of a kind that is not read"
+    return "its content is of no known format"
+
+
+def _refuse_by_header(picture: ImageFile.ImageFile, name: str, *, max_pixels: int) -> None:
+    """Refuse what need not be decoded to be refused."""
+    if picture.width * picture.height > max_pixels:
+        raise ImageError(
+            f"{name} has {picture.width} x {picture.height} pixels;"
+            f" allowed: {max_pixels:,} in all (max_pixels).",
+            hint="make it smaller first",
+        )
+    numbers = {"I": "signed or 32-bit whole", "F": "floating-point"}.get(picture.mode)
+    if numbers:
+        raise ImageError(
+            f"{name} holds {numbers} numbers; which of them is black and which white is not known.",
+            hint="save it with 8 or 16 bits a channel first, black as 0 and white as the largest",
+        )
+
+
+def _upright(
+    picture: ImageFile.ImageFile, file: BinaryIO, name: str, notes: list[str]
+) -> Image.Image:
+    """Decode the whole of a picture, to at most 8 bits a channel, and turn it as EXIF says."""
+    # Asked for first: Pillow turns TIFF files by itself while it decodes, and forgets why.
+    done = picture.tag_v2.get(ORIENTATION) in TURNS if isinstance(picture, TiffImageFile) else False
+    if is_deep(picture):
+        image = scale_to_8_bits(picture, read_16_bits(picture, file, name=name), notes)
+    else:
+        scale = {"L;2": 85, "L;4": 17}.get(layout_of(picture), 1)
+        picture.load()
+        # Pillow scales 2 and 4 bits to 8, but not the value that stands for transparent.
+        if scale > 1 and "transparency" in picture.info:
+            picture.info["transparency"] *= scale
+        image = picture
+    try:
+        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
+    # EXIF is written by all kinds of programs, and the pixels are no worse for it.
+    except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError, struct.error):
+        notes.append("not turned, since its EXIF data cannot be read")
+        return image
+    if done or turn is not None:
+        notes.append("turned by its EXIF orientation")
+    return image if turn is None else image.transpose(turn)
+
+
+def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
+    if image.mode == "CMYK":
+        notes.append("CMYK turned into RGB without a colour profile")
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() != (255, 255):
+        notes.append("transparent places are white")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _planes(image: Image.Image) -> NDArray[np.uint8]:
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    return np.array(pixels.transpose(2, 0, 1), order="C")
+
+
+def resize_picture(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize `uint8` [C, H, W] to [C, S, S] by Pillow's bilinear filter, antialiased."""
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    return _planes(image.resize((size, size), Image.Resampling.BILINEAR))

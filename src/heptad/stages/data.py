@@ -1,13 +1,14 @@
 """Stage 2: images and labels, resized and normalised, in batches whose order follows the seed.
 
 Images stay `uint8` in memory. They are resized once where the result fits, else batch by batch, to
-the same pixels: those of Pillow, and so of `torchvision.transforms`, to the bit.
+the same pixels. At the sizes of the recipes those of MNIST are Pillow's, and so those of
+`torchvision.transforms`, to the bit; elsewhere some values differ by one or two of 255.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -19,14 +20,25 @@ from torch.nn.functional import interpolate
 
 from heptad.architectures import find_architecture
 from heptad.architectures.pretrained import WeightsFile
+from heptad.augmentation import Augmentation, augment, contact_sheet
 from heptad.datasets.dataset import PARTS, Dataset, Part, find_dataset, read_part
+from heptad.datasets.folder import some_names
+from heptad.datasets.picture_set import (
+    PictureFolder,
+    PictureSet,
+    held_out,
+    opening_pictures,
+)
 from heptad.distributed import ALONE, Ranks
-from heptad.errors import RecipeError
+from heptad.errors import DataError, RecipeError
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
-from heptad.records import START, Batch, Position, Source
+from heptad.records import START, Batch, PassReport, Position, Source
+from heptad.stores import Rows, row_keys
 
 IMAGES_AT_A_TIME = 1000
+# Of the sheet of augmented images.
+ROWS_SHOWN, VERSIONS_SHOWN = 6, 8
 
 Numbers = tuple[float, ...]
 
@@ -68,6 +80,10 @@ class Transform:
             return images
         return interpolate(images, size=size, mode="bilinear", antialias=True)
 
+    def black(self) -> Tensor:
+        """Give what black is after `normalize`: one value, or one a channel."""
+        return -torch.tensor(self.mean) / torch.tensor(self.deviation)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Turn `uint8` [N, 1 or C, S, S] into float32 [N, C, S, S]: ToTensor and Normalize."""
         pixels = images.to(torch.float32).div_(255)
@@ -85,25 +101,74 @@ class Transform:
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """Images in memory, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`.
+class KeptImages:
+    """Images that lie in the cache, `uint8` [N, C, S, S]; some of them are read when asked for."""
 
-    images: as they are stored, or resized already.
+    rows: Rows
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, rows: Rows) -> Self:
+        """Look at rows of one shape, one at least."""
+        return cls(rows, torch.Size([len(rows.row_of), *rows.shards[0].values.shape[1:]]))
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Read the images at `indices`."""
+        return self.rows.take(indices)
+
+    def at(self, places: Tensor) -> KeptImages:
+        """Look at the images at `places` alone."""
+        return KeptImages.of(self.rows.at(places.numpy()))
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`.
+
+    images: in memory as they are stored, or resized already; or kept in the cache, resized.
+    augmentation, seed: what happens to an image in each epoch, and what the draws come from.
     """
 
-    images: Tensor
+    images: Tensor | KeptImages
     labels: Tensor
     ids: Tensor
     classes: tuple[str, ...]
     transform: Transform
     device: torch.device
     dtype: torch.dtype = torch.float32
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
-    def take(self, indices: Tensor, epoch: int | None) -> Tensor:  # noqa: ARG002
-        """Give inputs [N, C, S, S] in the source's type, on its device, channels last."""
+    def take(self, indices: Tensor, epoch: int | None) -> Tensor:
+        """Give inputs [N, C, S, S] in the source's type, on its device, channels last.
+
+        With an epoch, changed as the augmentation says.
+        """
         pixels = self.transform.resize(self.images[indices]).to(self.device)
-        inputs = self.transform.normalize(pixels)
-        return inputs.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        inputs = self.transform.normalize(pixels).to(self.dtype)
+        if self.augmentation and epoch is not None:
+            # Gray that is repeated to 3 channels is changed once, and repeated again.
+            num_different = pixels.shape[1] if len(self.transform.mean) == 1 else inputs.shape[1]
+            inputs = augment(
+                inputs[:, :num_different],
+                self.augmentation,
+                seed=self.seed,
+                epoch=epoch,
+                ids=self.ids[indices],
+                fill=self.transform.black().to(inputs),
+            ).expand(-1, inputs.shape[1], -1, -1)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def at(self, places: Tensor) -> ImageSource:
+        """Give the source of the images at `places`, in that order."""
+        return replace(
+            self,
+            images=self.images[places]
+            if isinstance(self.images, Tensor)
+            else self.images.at(places),
+            labels=self.labels[places],
+            ids=self.ids[places],
+        )
 
     def resized_if_it_fits(self, memory: int) -> ImageSource:
         """Give the same source with its images resized once, if that takes at most `memory` bytes.
@@ -111,67 +176,266 @@ class ImageSource:
         What `take` gives stays the same, to the bit.
         """
         size = self.transform.image_size
-        is_resized = self.images.shape[-2:] == (size, size)
-        if is_resized or self.images.shape[0] * self.images.shape[1] * size**2 > memory:
+        is_ready = isinstance(self.images, Tensor) and self.images.shape[-2:] == (size, size)
+        if is_ready or self.images.shape[0] * self.images.shape[1] * size**2 > memory:
             return self
-        resized = self.images.new_empty(*self.images.shape[:2], size, size)
+        resized = torch.empty(*self.images.shape[:2], size, size, dtype=torch.uint8)
         # In parts, so that no second copy of the whole is ever held.
-        for target, few in zip(
-            torch.split(resized, IMAGES_AT_A_TIME),
-            torch.split(self.images, IMAGES_AT_A_TIME),
-            strict=True,
-        ):
+        for target, few in zip(torch.split(resized, IMAGES_AT_A_TIME), self.parts(), strict=True):
             target.copy_(self.transform.resize(few))
         return replace(self, images=resized)
+
+    def parts(self) -> Iterator[Tensor]:
+        """Give the images as they are stored, in order, some at a time."""
+        for places in torch.split(torch.arange(len(self.labels)), IMAGES_AT_A_TIME):
+            yield self.images[places]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The images to train on and those to score, with what is needed to name and repeat them."""
+    """The images to train on and those to score, with what is needed to name and repeat them.
+
+    validation: training images set apart to choose the best epoch by. pictures: the files that the
+    images come from, where each is one. sheet: a PNG of some training images beside augmented
+    versions of them, where they are augmented.
+    """
 
     name: str
     transform: Transform
     train: Source
     test: Source
+    validation: Source | None = None
+    pictures: PictureSet | None = None
+    sheet: bytes | None = None
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources, the one to train on first."""
+        return (self.train, self.test, *([self.validation] if self.validation else []))
+
+    def with_parts(self, parts: Sequence[Source]) -> Sources:
+        """Give the same with other sources, in the order of `parts`."""
+        train, test, *validation = parts
+        return replace(
+            self, train=train, test=test, validation=validation[0] if validation else None
+        )
 
     def resized_if_they_fit(self, memory: int) -> Sources:
         """Give the same with images resized once where that takes at most `memory` bytes a part."""
-        train, test = (
-            source.resized_if_it_fits(memory) if isinstance(source, ImageSource) else source
-            for source in (self.train, self.test)
+        return self.with_parts(
+            [
+                source.resized_if_it_fits(memory) if isinstance(source, ImageSource) else source
+                for source in self.parts
+            ]
         )
-        return replace(self, train=train, test=test)
 
 
 def fingerprint(sources: Sources) -> str:
-    """Hash the images, as they are stored, labels and places of both parts: SHA-256.
+    """Hash the images, as they are stored, labels and places of all parts: SHA-256.
 
-    Of sources that are no images in memory, labels and places alone.
+    Of sources that are no images, labels and places alone.
     """
     digest = hashlib.sha256()
-    for source in (sources.train, sources.test):
-        images = [source.images] if isinstance(source, ImageSource) else []
+    for source in sources.parts:
+        images = source.parts() if isinstance(source, ImageSource) else ()
         for values in (*images, source.labels, source.ids):
             digest.update(repr(tuple(values.shape)).encode())
             digest.update(values.contiguous().numpy().data)
     return digest.hexdigest()
 
 
+def opening(
+    recipe: Recipe, *, device: torch.device, memory: int = RunOptions().memory
+) -> Generator[PassReport, None, Sources]:
+    """Open the recipe's data: found or fetched, verified, read, limited, resized if that fits.
+
+    Reports come while pictures are decoded; the sources are what is returned. memory: bytes of
+    resized images to keep for each part. Raises DataError, MissingError or RecipeError if the data
+    cannot be used, cannot be had, or does not fit the recipe.
+    """
+    dataset = find_dataset(recipe.data)
+    if isinstance(dataset, PictureFolder):
+        pictures = yield from opening_pictures(
+            dataset,
+            channels=recipe.channels,
+            size=recipe.image_size,
+            seed=recipe.seed,
+            on_bad_image=recipe.on_bad_image,
+        )
+        transform = make_transform(recipe, pictures)
+        train, test = (
+            picture_source(recipe, pictures, part, transform=transform, device=device)
+            for part in PARTS
+        )
+        sources = Sources(pictures.name, transform, train, test, pictures=pictures)
+    else:
+        transform = make_transform(recipe, dataset)
+        train, test = (
+            open_source(recipe, dataset, part, transform=transform, device=device, memory=0)
+            for part in PARTS
+        )
+        sources = Sources(dataset.name, transform, train, test)
+    return _augmented(recipe, _with_validation(recipe, sources)).resized_if_they_fit(memory)
+
+
+def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
+    """Set apart the images to validate with, all copies of an image on one side."""
+    train = sources.train
+    assert isinstance(train, ImageSource)
+    if not recipe.validation:
+        return sources
+    if recipe.validation == "folder":
+        pictures = sources.pictures
+        if pictures is None or not len(pictures.parts.get("validation", ())):
+            raise RecipeError(
+                f"validation is folder, but {recipe.data} has no val folder with pictures.",
+                hint="a fraction such as 0.1 sets some of the training images apart",
+            )
+        transform, device = sources.transform, train.device
+        return replace(
+            sources,
+            validation=picture_source(
+                recipe, pictures, "validation", transform=transform, device=device
+            ),
+        )
+    share = recipe.validation
+    if share >= len(train.labels):
+        raise RecipeError(
+            f"validation is {recipe.validation:g}, but there are {len(train.labels):,} training"
+            " images; some must be left to train on."
+        )
+    keys = [row.tobytes().hex() for part in train.parts() for row in row_keys(part.numpy())]
+    apart = torch.from_numpy(
+        held_out(train.labels.numpy(), keys, seed=recipe.seed, purpose="validation", share=share)
+    )
+    validation, rest = (train.at(mask.nonzero()[:, 0]) for mask in (apart, ~apart))
+    if not (len(validation.labels) and len(rest.labels)):
+        raise RecipeError(
+            f"validation is {recipe.validation:g}, which leaves {len(rest.labels)} images to train"
+            f" on and {len(validation.labels)} to validate with."
+        )
+    if sources.pictures:
+        moved = {"train": rest.ids.numpy(), "validation": validation.ids.numpy()}
+        pictures = replace(sources.pictures, parts=sources.pictures.parts | moved)
+        sources = replace(sources, pictures=pictures)
+    return replace(sources, train=rest, validation=validation)
+
+
+def _augmented(recipe: Recipe, sources: Sources) -> Sources:
+    """Have the training images augmented as the recipe says."""
+    augmentation = Augmentation(
+        shift=recipe.shift,
+        rotation=recipe.rotation,
+        scale=recipe.scale,
+        shear=recipe.shear,
+        flip=recipe.flip,
+        erase=recipe.erase,
+    )
+    if not augmentation.is_active:
+        return sources
+    assert isinstance(sources.train, ImageSource)
+    train = replace(sources.train, augmentation=augmentation, seed=recipe.seed)
+    shown = torch.arange(min(ROWS_SHOWN, len(train.labels)))
+    versions = [train.take(shown, epoch).cpu() for epoch in range(VERSIONS_SHOWN)]
+    sheet = contact_sheet(train.take(shown, None).cpu(), torch.stack(versions, 1))
+    return replace(sources, train=train, sheet=sheet)
+
+
 def open_sources(
     recipe: Recipe, *, device: torch.device, memory: int = RunOptions().memory
 ) -> Sources:
-    """Open the recipe's data: found or fetched, verified, read, limited, resized if that fits.
+    """Open the recipe's data and give the sources; see `opening`."""
+    opened = opening(recipe, device=device, memory=memory)
+    while True:
+        try:
+            next(opened)
+        except StopIteration as end:
+            sources: Sources = end.value
+            return sources
 
-    memory: bytes of resized images to keep for each part. Raises DataError, MissingError or
-    RecipeError if the data cannot be used, cannot be had, or does not fit the recipe.
+
+def opening_test(
+    recipe: Recipe,
+    *,
+    classes: tuple[str, ...],
+    transform: Transform,
+    device: torch.device,
+    memory: int,
+    held_out: frozenset[str] | None = None,
+) -> Generator[PassReport, None, ImageSource]:
+    """Open the test images of the recipe's data, to be scored by a network with these `classes`.
+
+    Labels are matched by the classes' names. A folder without a test part is scored whole, or the
+    pictures of it with the SHA-256s `held_out`. Raises DataError if the data has a class that the
+    network does not know, held-out pictures are missing, or there is none to score.
     """
     dataset = find_dataset(recipe.data)
-    transform = make_transform(recipe, dataset)
-    train, test = (
-        open_source(recipe, dataset, part, transform=transform, device=device, memory=memory)
-        for part in PARTS
+    if isinstance(dataset, PictureFolder):
+        pictures = yield from opening_pictures(
+            dataset,
+            channels=recipe.channels,
+            size=recipe.image_size,
+            seed=recipe.seed,
+            on_bad_image=recipe.on_bad_image,
+            is_to_train=False,
+        )
+        if pictures.is_split_here:
+            pictures = replace(pictures, parts={"test": _wanted(pictures, held_out)})
+        source = picture_source(recipe, pictures, "test", transform=transform, device=device)
+    else:
+        source = open_source(recipe, dataset, "test", transform=transform, device=device, memory=0)
+    unknown = [name for name in source.classes if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{recipe.data} has the classes {some_names(unknown)}, but the run was trained on"
+            f" {some_names(classes)}."
+        )
+    numbers = torch.tensor([classes.index(name) for name in source.classes])
+    matched = replace(source, labels=numbers[source.labels], classes=classes)
+    return matched.resized_if_it_fits(memory)
+
+
+def _wanted(pictures: PictureSet, held_out: frozenset[str] | None) -> NDArray[np.int64]:
+    """Give the places of all pictures, or of those with these hashes."""
+    if held_out is None:
+        return np.arange(len(pictures.names))
+    hashes = [seen.sha256 for seen in pictures.seen]
+    missing = held_out - set(hashes)
+    if missing:
+        raise DataError(
+            f"{pictures.folder} lacks {len(missing)} of the {len(held_out)} pictures that the run"
+            " was tested on.",
+            hint="put them back, or name the folder with --data to score all that is there",
+        )
+    return np.flatnonzero([sha256 in held_out for sha256 in hashes])
+
+
+def picture_source(
+    recipe: Recipe,
+    pictures: PictureSet,
+    part: str,
+    *,
+    transform: Transform,
+    device: torch.device,
+) -> ImageSource:
+    """Give one part of a set of pictures, with the recipe's limit; an image's id is its place.
+
+    Raises DataError if there is none in it.
+    """
+    places = pictures.parts[part]
+    if not len(places):
+        raise DataError(f"{pictures.folder} has no picture of the {part} part that can be used.")
+    if recipe.limit is not None and recipe.limit < len(places):
+        places = places[stratified_sample(pictures.labels[places], recipe.limit, seed=recipe.seed)]
+    return ImageSource(
+        images=KeptImages.of(pictures.rows.at(places)),
+        labels=torch.from_numpy(pictures.labels[places]),
+        ids=torch.from_numpy(places),
+        classes=pictures.classes,
+        transform=transform,
+        device=device,
+        dtype=getattr(torch, recipe.precision),
     )
-    return Sources(dataset.name, transform, train, test)
 
 
 def check_transform(recipe: Recipe) -> None:
@@ -180,7 +444,7 @@ def check_transform(recipe: Recipe) -> None:
         _of_weights(recipe)
 
 
-def make_transform(recipe: Recipe, dataset: Dataset) -> Transform:
+def make_transform(recipe: Recipe, dataset: Dataset | PictureSet) -> Transform:
     """Give the recipe's transform, with mean and deviation from where the recipe says.
 
     Raises RecipeError for `normalize = "weights"` without weights that have a preset.
@@ -194,12 +458,19 @@ def make_transform(recipe: Recipe, dataset: Dataset) -> Transform:
     return Transform(recipe.image_size, recipe.channels, mean, deviation)
 
 
-def _of_data(dataset: Dataset) -> tuple[Numbers, Numbers]:
-    if dataset.mean is not None and dataset.deviation is not None:
-        return (dataset.mean,), (dataset.deviation,)
-    images, _ = read_part(dataset, "train")
+def _of_data(dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
+    """Measure the training pixels, of pictures as they are resized."""
+    counts = np.zeros(256, np.int64)
     # Counts of the 256 values, so that the sums are exact.
-    counts = np.bincount(images.reshape(-1), minlength=256)
+    if isinstance(dataset, PictureSet):
+        places = torch.from_numpy(dataset.parts["train"])
+        for some in torch.split(places, IMAGES_AT_A_TIME):
+            counts += np.bincount(dataset.rows.take(some).reshape(-1), minlength=256)
+    elif dataset.mean is not None and dataset.deviation is not None:
+        return (dataset.mean,), (dataset.deviation,)
+    else:
+        images, _ = read_part(dataset, "train")
+        counts += np.bincount(images.reshape(-1), minlength=256)
     values = np.arange(256) / 255
     mean = float((counts * values).sum() / counts.sum())
     deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
@@ -301,7 +572,8 @@ def ordered_batches(
 def _batches(
     source: Source, order: Tensor, batch_size: int, epoch: int | None, ranks: Ranks
 ) -> Iterator[Batch]:
-    for whole in torch.split(order, batch_size):
+    # Nothing, split, would be one batch of no images.
+    for whole in torch.split(order, batch_size) if len(order) else ():
         indices = ranks.share(whole)
         inputs = source.take(indices, epoch)
         labels = source.labels[indices].to(inputs.device)

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from torch import nn
+from functools import partial
+
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
+from heptad.errors import RecipeError
 from heptad.recipe import Recipe
-from heptad.records import Objective
+from heptad.records import Loss, Objective
 
 
-def configure_objective(recipe: Recipe, trained: list[nn.Parameter]) -> Objective:
-    """Give cross entropy, and Adam on the parameters `trained` and on no other."""
+def configure_objective(
+    recipe: Recipe,
+    trained: list[nn.Parameter],
+    labels: Tensor | None = None,
+    *,
+    num_classes: int = 0,
+) -> Objective:
+    """Give cross entropy, and Adam on the parameters `trained` and on no other.
+
+    labels: of the training images, int64 [N], which balanced class weights are counted from.
+    num_classes: of the network, where the largest label may not be its last. Raises RecipeError if
+    those weights are wanted without labels.
+    """
     # One kernel for the whole step instead of a dozen a parameter; other devices may lack it.
     fused = trained[0].device.type in ("cpu", "cuda")
-    return Objective(
-        loss=cross_entropy,
-        optimizer=Adam(trained, lr=recipe.learning_rate, fused=fused),
-    )
+    loss: Loss = cross_entropy
+    if recipe.class_weights == "balanced":
+        if labels is None:
+            raise RecipeError("class_weights is balanced, which needs the training labels.")
+        weights = balanced_weights(labels, num_classes).to(trained[0])
+        loss = partial(cross_entropy, weight=weights)
+    return Objective(loss=loss, optimizer=Adam(trained, lr=recipe.learning_rate, fused=fused))
+
+
+def balanced_weights(labels: Tensor, num_classes: int = 0) -> Tensor:
+    """Give each class a weight [K] so that all count alike: N / (K x its images).
+
+    As in King & Zeng 2001, and scikit-learn's "balanced". A class without images weighs nothing.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = len(labels) / (counts.count_nonzero() * counts)
+    return torch.where(counts > 0, weights, 0.0)

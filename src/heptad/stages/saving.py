@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from heptad.errors import DamagedError, RunError, damage_in
-from heptad.files import digest_of, sha256_of, write_bytes, write_json, writing
+from heptad.files import as_word, digest_of, sha256_of, write_bytes, write_json, writing
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores
@@ -36,6 +36,10 @@ logger = logging.getLogger("heptad")
 TRAINED_PART = ".trained.safetensors"
 # Of `metrics.json`; a run of another one is not read.
 SCHEMA = 1
+# Which picture went where, of a run on pictures.
+PICTURES = "pictures.json"
+# Training images beside augmented versions of them.
+SHEET = "augmentation.png"
 MEND = "put the saved file back, or train again"
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
 
@@ -65,8 +69,10 @@ def save_weights(path: Path, network: nn.Module) -> None:
     with writing(path) as file:
         try:
             torch.save(state, file)
-        # What PyTorch's writer makes of a full disk.
+        # What PyTorch's writer makes of a full disk; the system's own error lies beneath it.
         except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
@@ -92,8 +98,8 @@ def training_stats(recipe: Recipe, epochs: Sequence[EpochReport]) -> dict[str, A
     return {
         "train_losses": [epoch.train_loss for epoch in epochs],
         "step_losses": [loss for epoch in epochs for loss in epoch.step_losses],
-        "test_losses": [epoch.scores.loss for epoch in epochs],
-        "test_accuracies": [100 * epoch.scores.accuracy for epoch in epochs],
+        f"{epochs[0].part}_losses": [epoch.scores.loss for epoch in epochs],
+        f"{epochs[0].part}_accuracies": [100 * epoch.scores.accuracy for epoch in epochs],
         "train_losses_are": "means over images, not over batches",
         "recipe": recipe.model_dump(),
     }
@@ -117,7 +123,8 @@ def save_plot(path: Path, title: str, epochs: Sequence[EpochReport]) -> None:
         title,
         step_losses=[epoch.step_losses for epoch in epochs],
         train_losses=[epoch.train_loss for epoch in epochs],
-        test_losses=[epoch.scores.loss for epoch in epochs],
+        part=epochs[0].part,
+        scored_losses=[epoch.scores.loss for epoch in epochs],
         accuracies=[epoch.scores.accuracy for epoch in epochs],
         intervals=[epoch.scores.interval for epoch in epochs],
     )
@@ -189,8 +196,8 @@ def save_run(
             {
                 "epoch": epoch.epoch,
                 "train_loss": epoch.train_loss,
-                "test_loss": epoch.scores.loss,
-                "test_accuracy": epoch.scores.accuracy,
+                f"{epoch.part}_loss": epoch.scores.loss,
+                f"{epoch.part}_accuracy": epoch.scores.accuracy,
                 "seconds": epoch.seconds,
             }
             for epoch in epochs
@@ -200,7 +207,7 @@ def save_run(
         **facts,
         "files": {name: sha256_of(folder / name) for name in sorted(written)},
     }
-    metrics |= {"digest": result_digest(metrics)}
+    metrics = sealed(metrics)
     write_json(folder / "metrics.json", metrics)
     return Run(recipe, folder, epochs, scores, metrics)
 
@@ -219,6 +226,16 @@ def result_digest(metrics: Mapping[str, Any]) -> str:
     return digest_of(kept | {"epochs": epochs})
 
 
+def sealed(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the document of `metrics.json` with its hashes, by which a changed one is known.
+
+    `digest` is the one that equal runs share; `execution.sha256` covers the times too.
+    """
+    execution = {key: value for key, value in metrics["execution"].items() if key != "sha256"}
+    document = {**metrics, "execution": execution, "digest": result_digest(metrics)}
+    return {**document, "execution": {**execution, "sha256": digest_of(document)}}
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Read a finished run's `metrics.json`, checked against its own digest.
 
@@ -232,7 +249,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} is {'a run that was not finished' if unfinished else 'no run'}:"
             " it has no metrics.json.",
-            hint=f"`heptad resume {folder}` finishes it"
+            hint=f"`heptad resume {as_word(folder)}` finishes it"
             if unfinished
             else "name the folder that `heptad train` printed",
         )
@@ -247,7 +264,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             hint="a newer version may have written it",
         )
     with damage_in(path):
-        if result_digest(metrics) != metrics["digest"]:
+        if sealed(metrics) != metrics:
             raise DamagedError(
                 f"{path} is damaged: it was changed since it was saved.",
                 hint="put the saved file back, or `heptad resume` the run to write it again",
@@ -260,18 +277,47 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
     path = folder / "predictions.npz"
     with damage_in(path):
         check_file(path, metrics["files"][path.name])
-        with np.load(path, allow_pickle=False) as stored:
-            logits, labels, ids = (
-                torch.from_numpy(stored[key]) for key in ("logits", "labels", "ids")
-            )
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                logits, labels, ids = (
+                    torch.from_numpy(stored[key]) for key in ("logits", "labels", "ids")
+                )
+        # A file that was made by others, its hash and all, may make the reader raise anything.
+        except Exception as error:
+            raise ValueError(f"it holds no answers ({type(error).__name__}: {error})") from error
+        num_images, num_classes = len(labels), len(metrics["classes"])
+        fits = (
+            (logits.shape, ids.shape) == ((num_images, num_classes), labels.shape)
+            and logits.is_floating_point()
+            and labels.dtype == torch.int64
+            and num_images > 0
+            and set(labels.tolist()) <= set(range(num_classes))
+        )
+        if not fits:
+            raise ValueError("its tables do not fit one another")
         return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
+
+
+def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str] | None:
+    """Give the SHA-256s of the pictures that a run was tested on; None if it was of no pictures.
+
+    Raises DamagedError if the list is not as it was saved.
+    """
+    path = folder / PICTURES
+    if path.name not in metrics["files"]:
+        return None
+    check_file(path, metrics["files"][path.name])
+    with damage_in(path):
+        pictures = json.loads(path.read_text(encoding="utf-8"))["pictures"]
+        return frozenset(entry["sha256"] for entry in pictures if entry["part"] == "test")
 
 
 def check_file(path: Path, sha256: str) -> None:
     """Raise DamagedError unless a file of a run is there with the content that was saved."""
     if not path.is_file():
         raise DamagedError(f"{path} is missing.", hint=MEND)
-    found = sha256_of(path)
+    with damage_in(path):
+        found = sha256_of(path)
     if found != sha256:
         raise DamagedError(
             f"{path} is not what was saved: its SHA-256 is {found}, not {sha256}.", hint=MEND

@@ -1,9 +1,10 @@
-"""Features on disk: rows found by what they were computed from, in verified shards.
+"""Rows on disk, found by what they were computed from, in verified shards.
 
-A store is a folder of the cache, named by everything that decides a feature but the image; a row
-is named by its image's pixels. A shard is one file under the hash of its own content, whole or
-absent, so there is no index that must be right: opening a store is reading and checking its shards.
-Splits, limits, folds and added images are nothing but lists of rows.
+The rows are features of images, or the pixels of decoded pictures. A store is a folder of the
+cache, named by everything that decides a row but the image; a row is named by its image. A shard is
+one file under the hash of its own content, whole or absent, so there is no index that must be
+right: opening a store is reading and checking its shards. Splits, limits, folds and added images
+are nothing but lists of rows.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -27,22 +29,37 @@ from torch import Tensor
 from heptad.errors import SaveError, UnusableError
 from heptad.files import (
     cache_folder,
+    digest_of,
     exclusive,
     folder_bytes,
+    hold,
+    locked,
     sha256_of,
     used_at,
     write_bytes,
+    write_json,
 )
+from heptad.records import PassReport
 
 logger = logging.getLogger("heptad")
 
 # The name of a row: a SHA-256, as one value that can be sorted and searched for.
 KEY = np.dtype("V32")
+SHARD_BYTES = 64_000_000
+# Work that is cut off loses at most this much.
+SHARD_SECONDS = 60.0
+# Left free on the disk beside the rows.
+SPARE_BYTES = 100_000_000
 
 
 def stores_folder() -> Path:
     """Give the folder of the cache that holds all stores."""
     return cache_folder() / "features"
+
+
+def store_folder(description: Mapping[str, Any]) -> Path:
+    """Give the folder of the store of this description, made or not."""
+    return stores_folder() / digest_of(description)
 
 
 def row_keys(images: NDArray[np.uint8]) -> NDArray[np.void]:
@@ -58,9 +75,13 @@ def row_keys(images: NDArray[np.uint8]) -> NDArray[np.void]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of a store, mapped from their file: `key` [n] and `features` [n, F]."""
+    """Some rows of a store, mapped from their file: `key` [n] and `values` [n, …].
+
+    name: SHA-256 of the file.
+    """
 
     table: NDArray[Any]
+    name: str
 
     @property
     def keys(self) -> NDArray[np.void]:
@@ -68,9 +89,9 @@ class Shard:
         return self.table["key"]
 
     @property
-    def features(self) -> NDArray[Any]:
-        """The rows, [n, F]."""
-        return self.table["features"]
+    def values(self) -> NDArray[Any]:
+        """The rows, [n, …]."""
+        return self.table["values"]
 
 
 def read_shards(folder: Path) -> tuple[Shard, ...]:
@@ -82,12 +103,12 @@ def read_shards(folder: Path) -> tuple[Shard, ...]:
     for path in sorted(folder.glob("*.npy")):
         try:
             if sha256_of(path) == path.name.split(".")[0]:
-                shards.append(Shard(np.load(path, mmap_mode="r", allow_pickle=False)))
+                shards.append(_opened(path))
                 continue
         # The header of a file whose hash is right, but which another version wrote.
         except ValueError as error:
             logger.warning("%s cannot be read: %s", path, error)
-        logger.warning("%s is damaged; its features are computed again", path)
+        logger.warning("%s is damaged; its rows are computed again", path)
         try:
             path.replace(path.with_name(path.name + ".damaged"))
         except OSError as error:
@@ -96,39 +117,48 @@ def read_shards(folder: Path) -> tuple[Shard, ...]:
 
 
 def write_shard(
-    folder: Path, features: NDArray[Any], keys: NDArray[np.void], *, engine: str
+    folder: Path, values: NDArray[Any], keys: NDArray[np.void], *, engine: str
 ) -> Shard:
-    """Add rows [n, F] under their names [n] to a store; `engine` is noted in the file's name.
+    """Add rows [n, …] under their names [n] to a store; `engine` is noted in the file's name.
 
     Raises SaveError if the shard cannot be written; none is left then.
     """
-    table = np.empty(len(keys), [("key", KEY), ("features", features.dtype, features.shape[1:])])
-    table["key"], table["features"] = keys, features
+    table = np.empty(len(keys), [("key", KEY), ("values", values.dtype, values.shape[1:])])
+    table["key"], table["values"] = keys, values
     content = io.BytesIO()
     np.save(content, table)
     packed = content.getvalue()
     path = folder / f"{hashlib.sha256(packed).hexdigest()}.{engine}.npy"
     write_bytes(path, packed)
-    return Shard(np.load(path, mmap_mode="r", allow_pickle=False))
+    return _opened(path)
+
+
+def _opened(path: Path) -> Shard:
+    table = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Shard(table, name=path.name.split(".")[0])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the features of N images lie: the number of the shard and the row in it, [N] each."""
+    """Where the rows of N images lie: the number of the shard and the row in it, [N] each."""
 
     shards: tuple[Shard, ...]
     shard_of: NDArray[np.int64]
     row_of: NDArray[np.int64]
 
+    def at(self, places: NDArray[np.int64]) -> Rows:
+        """Give where the rows of the images at `places` lie."""
+        return Rows(self.shards, self.shard_of[places], self.row_of[places])
+
     def take(self, indices: Tensor) -> Tensor:
-        """Gather the features [n, F] of the images at `indices`."""
+        """Gather the rows [n, …] of the images at `indices`."""
         wanted = indices.numpy()
         shard_of, row_of = self.shard_of[wanted], self.row_of[wanted]
-        first = self.shards[0].features
-        gathered = np.empty((len(wanted), first.shape[1]), first.dtype)
+        first = self.shards[0].values
+        gathered = np.empty((len(wanted), *first.shape[1:]), first.dtype)
         for number in np.unique(shard_of):
             places = np.flatnonzero(shard_of == number)
-            gathered[places] = self.shards[number].features[row_of[places]]
+            gathered[places] = self.shards[number].values[row_of[places]]
         return torch.from_numpy(gathered)
 
 
@@ -152,6 +182,95 @@ def _at(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int6
     return values[places] if len(values) else np.zeros(len(places), np.int64)
 
 
+Computed = Iterator[tuple[NDArray[np.int64], NDArray[Any]]]
+
+
+def filling(
+    description: Mapping[str, Any],
+    keys: NDArray[np.void],
+    *,
+    compute: Callable[[NDArray[np.int64]], Computed],
+    row_bytes: int,
+    engine: str,
+    what: str,
+    hint: str = "",
+) -> Generator[PassReport | tuple[Shard, ...], None, None]:
+    """Compute the rows that a store lacks of the images named `keys`; last, shards with them all.
+
+    compute: takes the places in `keys` to compute and gives some of them with their rows, again
+    and again; a report comes after each. what, hint: for people. Another process that wants rows of
+    the same store waits until this one is done, and then finds them. Whenever this is closed, what
+    was computed is kept. Raises SaveError if the disk is too small, MissingError if rows lack and
+    the cache cannot be written.
+    """
+    folder = store_folder(description)
+    shards = list(read_shards(folder))
+    if not len(find_rows(shards, keys)[1]):
+        yield tuple(shards)
+        return
+    with locked(folder, waiting_for="another run that fills it"):
+        held = hold(folder)
+        write_json(folder / "store.json", description)
+        # Whoever held the lock before may have computed these very rows.
+        shards = list(read_shards(folder))
+        _, lacking = find_rows(shards, keys)
+        # The same picture twice is one row.
+        _, firsts = np.unique(keys[lacking].view("S32"), return_index=True)
+        lacking = lacking[np.sort(firsts)]
+        _refuse_full_disk(folder, len(lacking) * (row_bytes + KEY.itemsize), what, hint)
+        started_at, num_done = perf_counter(), 0
+        buffer = _Buffer(folder, engine)
+        try:
+            for places, values in compute(lacking):
+                shards += buffer.add(keys[places], values)
+                num_done += len(places)
+                yield PassReport(num_done, len(lacking), perf_counter() - started_at, what)
+        finally:
+            # Stopped in between, by whatever: what was computed is kept.
+            shards += buffer.write()
+        if held:
+            held.release()
+    yield tuple(shards)
+
+
+class _Buffer:
+    """Rows that wait until they are worth a file, or a minute has passed."""
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        self._folder, self._engine = folder, engine
+        self._keys: list[NDArray[np.void]] = []
+        self._values: list[NDArray[Any]] = []
+        self._written_at = perf_counter()
+
+    def add(self, keys: NDArray[np.void], values: NDArray[Any]) -> list[Shard]:
+        """Take rows; give the shard that was written, if it was time."""
+        self._keys.append(keys)
+        self._values.append(values)
+        num_bytes = sum(part.nbytes for part in self._values)
+        if num_bytes > SHARD_BYTES or perf_counter() - self._written_at > SHARD_SECONDS:
+            return self.write()
+        return []
+
+    def write(self) -> list[Shard]:
+        """Write what waits; give its shard, none if nothing waits."""
+        if not self._keys:
+            return []
+        keys, values = np.concatenate(self._keys), np.concatenate(self._values)
+        self._keys, self._values = [], []
+        self._written_at = perf_counter()
+        return [write_shard(self._folder, values, keys, engine=self._engine)]
+
+
+def _refuse_full_disk(folder: Path, num_bytes: int, what: str, hint: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes + SPARE_BYTES:
+        advice = "free some space, or set HEPTAD_HOME to a larger disk"
+        raise SaveError(
+            f"{what} needs {num_bytes:,} bytes in {folder}, but {free:,} are free.",
+            hint=f"{advice}; or {hint}" if hint else advice,
+        )
+
+
 @dataclass(frozen=True)
 class StoreSummary:
     """A store as `heptad cache list` shows it. used_at: seconds since 1970."""
@@ -163,8 +282,10 @@ class StoreSummary:
 
     @property
     def said(self) -> str:
-        """What the features are of, in words."""
+        """What the rows are of, in words."""
         about = self.description
+        if "pictures" in about:
+            return f"pictures in {about['pictures']} channels, {about.get('image_size', '?')} px"
         size = about.get("transform", {}).get("image_size", "?")
         return f"{about.get('architecture', '?')} {about.get('split', '?')}, {size} px"
 

@@ -1,0 +1,393 @@
+"""A folder of class folders made ready: every picture looked at, split, its pixels at one size.
+
+The user's files are only ever read. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from heptad.datasets.folder import Listing, list_folder, on_one_line, some_names
+from heptad.datasets.scan import NEAR_BITS, Look, Seen, SeenBefore, looking
+from heptad.errors import DataError
+from heptad.files import Held, hold, sha256_of
+from heptad.records import PassReport
+from heptad.stores import KEY, Rows, filling, find_rows, store_folder
+
+logger = logging.getLogger("heptad")
+
+FORMAT = 1
+# Of each class, where there is no test folder.
+TEST_SHARE = 0.2
+MOST_NAMED = 20
+# What is done to the pictures, in reports.
+WHAT = "reading the pictures"
+MOST_PAIRS = 1000
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """A folder of class folders that was named, not looked at yet. name: fit for file names."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The pictures that can be used, in the order of their listing; a picture's place is its id.
+
+    names: paths relative to the folder. labels: int64 [N]. parts: the places of each part's
+    pictures. rows: their pixels, `uint8` [C, S, S] each. is_split_here: whether the folder had no
+    test part, and some of its pictures were held out.
+    """
+
+    name: str
+    folder: Path
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    seen: tuple[Seen, ...]
+    parts: dict[str, NDArray[np.int64]]
+    rows: Rows
+    is_split_here: bool
+    held: Held | None = None
+
+    def as_document(self) -> dict[str, Any]:
+        """Say which picture went where, for the run: by path, content and class."""
+        part_of = {int(place): part for part, places in self.parts.items() for place in places}
+        return {
+            "pictures": [
+                {
+                    "id": place,
+                    "path": name,
+                    "class": self.classes[self.labels[place]],
+                    "part": part_of.get(place),
+                    "sha256": self.seen[place].sha256,
+                }
+                for place, name in enumerate(self.names)
+            ]
+        }
+
+
+def opening_pictures(
+    source: PictureFolder,
+    *,
+    channels: int,
+    size: int,
+    seed: int,
+    on_bad_image: Literal["error", "skip"],
+    is_to_train: bool = True,
+) -> Generator[PassReport, None, PictureSet]:
+    """Look at every picture of a folder and have its pixels at `size`; reports while it decodes.
+
+    Pictures that were decoded before are not decoded again. Without a test folder a fifth of each
+    class is held out for it, by content and seed. Raises DataError, naming them, if pictures cannot
+    be used and `on_bad_image` is "error", or if what is left is not enough to train on; a set that
+    is only scored, not `is_to_train`, may be of one class.
+    """
+    listing = list_folder(source.folder, is_to_train=is_to_train)
+    paths = [source.folder / name for name in listing.paths]
+    before = SeenBefore(source.folder, channels=channels)
+    known = [before.get(name) for name in listing.paths]
+    keys = _content_keys(paths, known)
+    looked: dict[bytes, Seen] = {}
+
+    def decode(lacking: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        start = 0
+        for looks in looking([paths[place] for place in lacking], channels=channels, size=size):
+            now = lacking[start : start + len(looks)]
+            start += len(looks)
+            looks = [_unchanged(*pair) for pair in zip(looks, keys[now], strict=True)]
+            for place, look in zip(now, looks, strict=True):
+                looked[keys[place].tobytes()] = look.seen
+            good = [number for number, look in enumerate(looks) if look.pixels is not None]
+            rows = [look.pixels for look in looks if look.pixels is not None]
+            shape = (0, channels, size, size)
+            yield now[good], np.stack(rows) if rows else np.empty(shape, np.uint8)
+
+    description = {
+        "format": FORMAT,
+        "pictures": channels,
+        "image_size": size,
+        "pillow": PIL.__version__,
+    }
+    try:
+        shards = yield from _filled(description, keys, decode, channels * size**2)
+        seen = yield from _all_seen(paths, known, keys, looked, channels=channels)
+    finally:
+        # Stopped in between, by whatever: what was seen is kept, as what was decoded is.
+        for name, key in zip(listing.paths, keys, strict=True):
+            if now := looked.get(key.tobytes()):
+                before.add(name, now)
+        before.save(listing.paths)
+    places = _usable(listing, seen, on_bad_image, is_to_train=is_to_train)
+    _warn_of_duplicates(listing, seen, places)
+    rows, lacking = find_rows(shards, keys[places])
+    assert not len(lacking)
+    held = hold(store_folder(description))
+    found = _assemble(source, listing, seen, places, rows, held)
+    return _split(found, seed=seed) if is_to_train else found
+
+
+def _filled(
+    description: Mapping[str, Any],
+    keys: NDArray[np.void],
+    decode: Any,
+    row_bytes: int,
+) -> Generator[PassReport, None, Any]:
+    filled = filling(
+        description,
+        keys,
+        compute=decode,
+        row_bytes=row_bytes,
+        engine="pillow",
+        what=WHAT,
+    )
+    try:
+        for made in filled:
+            if isinstance(made, PassReport):
+                yield made
+            else:
+                shards = made
+    finally:
+        filled.close()
+    return shards
+
+
+def _content_keys(paths: Sequence[Path], known: Sequence[Seen | None]) -> NDArray[np.void]:
+    """Name each file by the SHA-256 of its content; what cannot be read, by its path."""
+
+    def digest(path: Path, seen: Seen | None) -> str:
+        if seen and seen.sha256:
+            return seen.sha256
+        try:
+            # What is no plain file is never opened: reading a pipe would wait for ever.
+            return sha256_of(path) if path.is_file() else ""
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(digest, paths, known)
+    raw = [
+        bytes.fromhex(found) if found else hashlib.sha256(repr(path).encode()).digest()
+        for found, path in zip(digests, paths, strict=True)
+    ]
+    return np.frombuffer(b"".join(raw), KEY)
+
+
+def _unchanged(look: Look, key: np.void) -> Look:
+    """Refuse a picture that is not what was hashed: it would be kept under another one's name."""
+    if look.seen.error or look.seen.sha256 == key.tobytes().hex():
+        return look
+    return Look(Seen(error="was changed while the pictures were read"))
+
+
+def _all_seen(
+    paths: Sequence[Path],
+    known: Sequence[Seen | None],
+    keys: NDArray[np.void],
+    looked: dict[bytes, Seen],
+    *,
+    channels: int,
+) -> Generator[PassReport, None, list[Seen]]:
+    """Put together what was seen before and now; look at what was decoded in another folder."""
+    unseen = {
+        keys[place].tobytes(): place
+        for place, seen in enumerate(known)
+        if seen is None and keys[place].tobytes() not in looked
+    }
+    places, started_at, num_done = list(unseen.values()), perf_counter(), 0
+    for looks in looking([paths[place] for place in places], channels=channels):
+        now = places[num_done : num_done + len(looks)]
+        for place, look in zip(now, looks, strict=True):
+            looked[keys[place].tobytes()] = _unchanged(look, keys[place]).seen
+        num_done += len(looks)
+        yield PassReport(num_done, len(places), perf_counter() - started_at, WHAT)
+    return [seen or looked[keys[place].tobytes()] for place, seen in enumerate(known)]
+
+
+def _usable(
+    listing: Listing,
+    seen: Sequence[Seen],
+    on_bad_image: Literal["error", "skip"],
+    *,
+    is_to_train: bool,
+) -> NDArray[np.int64]:
+    """Give the places of the pictures that can be used; refuse or pass over the others."""
+    bad = [
+        on_one_line(f"{name}: {now.error}")
+        for name, now in zip(listing.paths, seen, strict=True)
+        if now.error
+    ]
+    if bad:
+        more = [f"and {len(bad) - MOST_NAMED} more"] if len(bad) > MOST_NAMED else []
+        named = [*bad[:MOST_NAMED], *more]
+        if on_bad_image == "error":
+            skip = ", or pass over them: --on-bad-image skip" if is_to_train else ""
+            raise DataError(
+                f"{listing.folder} holds {len(bad)} pictures that cannot be used.",
+                hint="\n".join([*named, f"mend or remove them{skip}"]),
+            )
+        logger.warning("%d pictures are passed over:", len(bad))
+        for line in named:
+            logger.warning("  %s", line)
+    return np.flatnonzero([not now.error for now in seen])
+
+
+def _warn_of_duplicates(listing: Listing, seen: Sequence[Seen], places: NDArray[np.int64]) -> None:
+    """Say if the same picture is in two parts that the user made, or in two classes."""
+    pictures = [(part, label) for part, some in listing.parts.items() for _, label in some]
+    found: dict[str, list[int]] = defaultdict(list)
+    for place in places:
+        found[seen[place].pixels].append(int(place))
+    leaks = [same for same in found.values() if len({pictures[place][0] for place in same}) > 1]
+    torn = [same for same in found.values() if len({pictures[place][1] for place in same}) > 1]
+    for what, groups in (("in two parts of the set", leaks), ("in two classes", torn)):
+        if groups:
+            named = ", ".join(listing.paths[place] for place in groups[0][:2])
+            logger.warning(
+                "%d pictures are %s, such as %s: see `heptad scan`", len(groups), what, named
+            )
+
+
+def _assemble(
+    source: PictureFolder,
+    listing: Listing,
+    seen: Sequence[Seen],
+    places: NDArray[np.int64],
+    rows: Rows,
+    held: Held | None,
+) -> PictureSet:
+    pictures = [(part, name, label) for part, some in listing.parts.items() for name, label in some]
+    usable = [pictures[place] for place in places]
+    parts = {
+        part: np.flatnonzero([found == part for found, _, _ in usable]) for part in listing.parts
+    }
+    return PictureSet(
+        name=source.name,
+        folder=source.folder,
+        classes=listing.classes,
+        names=tuple(name for _, name, _ in usable),
+        labels=np.array([label for _, _, label in usable], np.int64),
+        seen=tuple(seen[place] for place in places),
+        parts=parts,
+        rows=rows,
+        is_split_here="test" not in parts,
+        held=held,
+    )
+
+
+def _split(found: PictureSet, *, seed: int) -> PictureSet:
+    """Hold out a test part where there is none; refuse a set that does not suffice."""
+    parts = dict(found.parts)
+    if found.is_split_here:
+        train = parts["train"]
+        pixels = [found.seen[place].pixels for place in train]
+        is_test = held_out(found.labels[train], pixels, seed=seed, purpose="test", share=TEST_SHARE)
+        parts |= {"test": train[is_test], "train": train[~is_test]}
+    counts = np.bincount(found.labels[parts["train"]], minlength=len(found.classes))
+    lacking = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    if lacking:
+        raise DataError(
+            f"{found.folder} has too few pictures of {some_names(lacking)}; each class needs two"
+            " that differ, one to train and one to test on."
+        )
+    if not len(parts["test"]):
+        raise DataError(
+            f"{found.folder} has no picture to test on.",
+            hint="a fifth of each class is held out, if it has two; or make a test folder",
+        )
+    if found.is_split_here:
+        logger.info(
+            "%s has no test folder: %s of its %s pictures are held out to test on",
+            found.folder,
+            f"{len(parts['test']):,}",
+            f"{len(parts['test']) + len(parts['train']):,}",
+        )
+    return replace(found, parts=parts)
+
+
+def held_out(
+    labels: NDArray[np.int64], pixels: Sequence[str], *, seed: int, purpose: str, share: float
+) -> NDArray[np.bool_]:
+    """Choose the images [N] to hold out, of each class its share, but never all of a class.
+
+    pixels: names each image by its content. purpose: "test" or "validation"; they draw apart.
+    share: a fraction below 1, of which each class of two or more gives one at least; or a number.
+
+    The choice depends on the seed and on the pictures' own content alone, not on names or order,
+    and all copies of a picture are on the same side.
+    """
+    ranks = {
+        content: hashlib.sha256(f"{purpose}:{seed}:{content}".encode()).digest()
+        for content in set(pixels)
+    }
+    classes = [
+        {pixels[int(place)] for place in np.flatnonzero(labels == label)}
+        for label in np.unique(labels)
+    ]
+    quotas = _quotas([len(own) for own in classes], share)
+    chosen: dict[str, bool] = {}
+    for own, quota in zip(classes, quotas, strict=True):
+        for number, content in enumerate(sorted(own, key=lambda content: ranks[content])):
+            # A picture that is in two classes was placed with the first of them.
+            chosen.setdefault(content, number < quota)
+    return np.array([chosen[content] for content in pixels], bool)
+
+
+def _quotas(sizes: Sequence[int], share: float) -> list[int]:
+    """Say how many to hold out of classes of these sizes; one at least stays in each.
+
+    A number is divided by largest remainder, ties to the lower class, so that it comes out exactly.
+    """
+    if share < 1:
+        wanted = [max(1, round(share * size)) for size in sizes]
+    else:
+        divided = [divmod(int(share) * size, sum(sizes)) for size in sizes]
+        leftover = int(share) - sum(quota for quota, _ in divided)
+        order = sorted(range(len(sizes)), key=lambda k: -divided[k][1])[:leftover]
+        wanted = [quota + (k in order) for k, (quota, _) in enumerate(divided)]
+    return [min(quota, size - 1) for quota, size in zip(wanted, sizes, strict=True)]
+
+
+def near_duplicates(seen: Sequence[Seen]) -> list[tuple[int, int]]:
+    """Find pairs of pictures that look nearly alike: their places, copies of one another left out.
+
+    At most 1,000 pairs: small or plain pictures, such as digits, nearly all look alike so.
+
+    By 64 bits of a difference hash that differ in three at most; found by the pigeonhole principle:
+    of four pieces of 16 bits one must then be equal.
+    """
+    hashes = np.array([int(now.shape or "0", 16) for now in seen], np.uint64)
+    pairs: set[tuple[int, int]] = set()
+    for piece in range(4):
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, value in enumerate((hashes >> np.uint64(16 * piece)) & np.uint64(0xFFFF)):
+            if seen[place].shape:
+                groups[int(value)].append(place)
+        for group in groups.values():
+            own = np.array(group)
+            for number, place in enumerate(group[:-1]):
+                others = own[number + 1 :]
+                bits = np.bitwise_count(hashes[others] ^ hashes[place])
+                if len(pairs) >= MOST_PAIRS:
+                    return sorted(pairs)[:MOST_PAIRS]
+                pairs |= {
+                    (place, int(other))
+                    for other in others[bits <= NEAR_BITS]
+                    if seen[other].pixels != seen[place].pixels
+                }
+    return sorted(pairs)[:MOST_PAIRS]
