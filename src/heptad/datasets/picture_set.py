@@ -295,8 +295,10 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
     parts = dict(found.parts)
     if found.is_split_here:
         train = parts["train"]
-        pixels = [found.seen[place].pixels for place in train]
-        is_test = held_out(found.labels[train], pixels, seed=seed, purpose="test", share=TEST_SHARE)
+        contents = _contents([found.seen[place] for place in train])
+        is_test = held_out(
+            found.labels[train], contents, seed=seed, purpose="test", share=TEST_SHARE
+        )
         parts |= {"test": train[is_test], "train": train[~is_test]}
     counts = np.bincount(found.labels[parts["train"]], minlength=len(found.classes))
     lacking = [name for name, count in zip(found.classes, counts, strict=True) if not count]
@@ -318,6 +320,17 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
             f"{len(parts['test']) + len(parts['train']):,}",
         )
     return replace(found, parts=parts)
+
+
+def _contents(seen: Sequence[Seen]) -> list[str]:
+    """Name pictures by their content, copies alike: by the first of the hashes of their files.
+
+    The pixels themselves are gray for one network and in colour for another.
+    """
+    first: dict[str, str] = {}
+    for now in seen:
+        first[now.pixels] = min(now.sha256, first.get(now.pixels, now.sha256))
+    return [first[now.pixels] for now in seen]
 
 
 def held_out(
