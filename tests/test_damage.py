@@ -205,7 +205,7 @@ def test_a_bit_flipped_at_the_end_of_the_log_costs_the_checkpoint_that_knew_it(
     flip_a_bit(stopped / "metrics.jsonl", 0.99)
     code, text = said("resume", stopped)
     assert code == 0
-    assert f"{NEWER} is passed over: the log beside it is not the one it knew" in text
+    assert f"{NEWER} knows another metrics.jsonl than the one beside it; it is now" in text
     assert "Going on after step 19." in text
     assert result_of(stopped) == result_of(straight)
 
