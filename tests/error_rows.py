@@ -681,6 +681,42 @@ ROWS = [
         2,
         "top is 0; allowed: a whole number, at least 1.",
     ),
+    Row(
+        "a photo without a digit, for a network of digits",
+        "predict run blank.png",
+        2,
+        "blank.png shows no digit: nothing in it stands out clearly from its ground.",
+    ),
+    Row(
+        "no picture that can be used, where bad ones are skipped",
+        "predict run note.txt --on-bad-image skip",
+        2,
+        "none of the pictures can be used.",
+    ),
+    Row(
+        "a probability that is none",
+        "predict run picture.png --unsure 2",
+        2,
+        "unsure is 2; allowed: a number from 0 to 1.",
+    ),
+    Row(
+        "a sheet of answers that is no PNG",
+        "predict run picture.png --show sheet.jpg",
+        2,
+        "show is sheet.jpg; allowed: a file name ending in .png.",
+    ),
+    Row(
+        "a sheet of answers in the place of a picture",
+        "predict run picture.png --show picture.png",
+        2,
+        "show is picture.png, which is one of the pictures.",
+    ),
+    Row(
+        "a table of answers in no folder",
+        "predict run picture.png --csv nowhere/answers.csv",
+        2,
+        "csv is nowhere/answers.csv, which lies in nowhere, which is no folder.",
+    ),
     # Fetching
     Row(
         "nothing to fetch",
@@ -873,6 +909,7 @@ def _make_weights(folder: Path) -> None:
 def _make_pictures(folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
+    Image.new("L", (300, 200), 230).save(folder / "blank.png")
     content = (folder / "picture.png").read_bytes()
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
     Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")

@@ -190,8 +190,8 @@ def test_pictures_may_have_any_name(name, trained, workplace):
     picture = folder / fitting(name, ".png")
     Image.new("L", (28, 28)).save(picture)
     code, out, _ = said("predict", trained, folder, picture)
-    # A line for each.
-    assert (code, len(out.splitlines())) == (0, 2)
+    # A line of titles, and one for each.
+    assert (code, len(out.splitlines())) == (0, 3)
     assert [answer["image"] for answer in document("predict", trained, folder)] == [str(picture)]
     picture.write_bytes(b"")
     code, out, err = said("predict", trained, picture)
@@ -272,7 +272,7 @@ def test_class_names_of_a_run_that_one_was_given_are_text(trained, workplace):
     (run / "metrics.json").write_text(json.dumps(sealed(metrics)))
     Image.new("L", (28, 28)).save("picture.png")
     code, out, _ = said("predict", run, "picture.png", "--top", "10")
-    assert (code, len(out.splitlines())) == (0, 1)
+    assert (code, len(out.splitlines())) == (0, 2)
     (answer,) = document("predict", run, "picture.png", "--top", "10")
     assert {found["name"] for found in answer["classes"]} == set(classes)
     code, _, err = said("evaluate", run)
@@ -318,4 +318,4 @@ def test_a_real_process_prints_text_whatever_its_encoding(encoding, flags, train
     if flags:
         assert [answer["image"] for answer in json.loads(out)] == [str(picture)]
     else:
-        assert len(out.splitlines()) == 1
+        assert len(out.splitlines()) == 2

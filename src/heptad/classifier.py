@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
+from heptad.datasets import digit_pictures
+from heptad.datasets.catalog import DIGITS
 from heptad.datasets.pictures import read_picture, resize_picture
-from heptad.errors import DamagedError, NotFiniteError, damage_in
+from heptad.errors import DamagedError, ImageError, NotFiniteError, RecipeError, damage_in
 from heptad.files import digest_of, user_path
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, PassReport, Scores
@@ -24,7 +29,18 @@ from heptad.stages.data import Transform, opening_test, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
-from heptad.stages.saving import TRAINED_PART, check_file, held_out_pictures, read_metrics
+from heptad.stages.saving import (
+    PICTURES,
+    TRAINED_PART,
+    check_file,
+    held_out_pictures,
+    read_metrics,
+)
+
+# Few enough for VGG16, whose widest layer takes 13 MB an image.
+PICTURES_AT_A_TIME = 16
+
+AsDigit = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,18 @@ class Prediction:
 
     path: Path
     classes: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Fed:
+    """What the network is given of a picture.
+
+    pixels: `uint8` [1 or C, S, S], not yet normalised.
+    box: where the digit was found, as in `DigitPicture`; None if the picture was taken as it is.
+    """
+
+    pixels: NDArray[np.uint8]
+    box: tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -50,17 +78,68 @@ class Classifier:
     device: torch.device
     metrics: dict[str, Any]
 
-    def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
-        """Classify pictures one after another, decoded and resized as in training.
+    def predict(
+        self,
+        paths: Iterable[Path],
+        *,
+        as_digit: AsDigit = "auto",
+        on_bad_image: Callable[[Path, ImageError], object] | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify pictures in their order, decoded and resized as in training, a few at a time.
 
-        Raises ImageError for a file that is no picture, NotFiniteError for an answer that is none.
+        as_digit: see `feed`. on_bad_image: is told of a picture that cannot be used, which is then
+        passed over; without it the error is raised. Raises ImageError for a file that is no
+        picture or shows no digit, NotFiniteError for an answer that is none.
         """
-        for path in paths:
+        remaining = iter(paths)
+        while some := list(islice(remaining, PICTURES_AT_A_TIME)):
+            fed: dict[int, NDArray[np.uint8]] = {}
+            for place, path in enumerate(some):
+                try:
+                    fed[place] = self.feed(path, as_digit=as_digit).pixels
+                except ImageError as error:
+                    if on_bad_image is None:
+                        raise
+                    on_bad_image(path, error)
+            if fed:
+                yield from self._answer([some[place] for place in fed], np.stack([*fed.values()]))
+
+    def feed(self, path: Path, *, as_digit: AsDigit = "auto") -> Fed:
+        """Decode a picture and make of it what the network is given.
+
+        as_digit: whether the picture is a photo of a digit, to be shown as MNIST would show it;
+        auto says yes for a network of MNIST-like digits, unless the picture has MNIST's size and a
+        black ground already. Raises ImageError for a file that is no picture, or where a digit
+        should be and none is.
+        """
+        size = self.transform.image_size
+        if not self._is_for_digits(as_digit):
             pixels = read_picture(path, channels=self.transform.channels)
-            resized = torch.from_numpy(resize_picture(pixels, self.transform.image_size).copy())
-            inputs = self.transform.normalize(resized[None].to(self.device))
-            with torch.inference_mode():
-                logits = self.model(inputs.to(getattr(torch, self.recipe.precision)))[0]
+            return Fed(resize_picture(pixels, size), None)
+        pixels = read_picture(path, channels=1)
+        if as_digit == "auto" and digit_pictures.is_like_mnist(pixels):
+            return Fed(resize_picture(pixels, size), None)
+        digit = digit_pictures.as_digit(pixels)
+        if digit is None:
+            raise ImageError(
+                f"{path} shows no digit: nothing in it stands out clearly from its ground.",
+                hint="with as_digit = no a picture is classified as it is",
+            )
+        return Fed(resize_picture(digit.pixels, size), digit.box)
+
+    def _is_for_digits(self, as_digit: AsDigit) -> bool:
+        # Class folders may hold digits of any look; the network knows them as they are.
+        is_of_digits = self.classes == DIGITS and PICTURES not in self.metrics["files"]
+        choices = {"auto": is_of_digits, "yes": True, "no": False}
+        if as_digit not in choices:
+            raise RecipeError(f"as_digit is {as_digit}; allowed: {', '.join(choices)}.")
+        return choices[as_digit]
+
+    def _answer(self, paths: Sequence[Path], pixels: NDArray[np.uint8]) -> Iterator[Prediction]:
+        inputs = self.transform.normalize(torch.from_numpy(pixels).to(self.device))
+        with torch.inference_mode():
+            answers = self.model(inputs.to(getattr(torch, self.recipe.precision)))
+        for path, logits in zip(paths, answers, strict=True):
             if not logits.isfinite().all():
                 raise NotFiniteError(f"the network's answer to {path} is not finite.")
             values, order = logits.softmax(0).sort(descending=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
 import heptad
-from heptad.cli.flags import at_least_1, flags_of, given
+from heptad.cli.flags import at_least_1, flags_of, given, probability
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole
 from heptad.cli.text import one_line
@@ -176,7 +176,17 @@ def _scores_document(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]
 @app.command
 @flags_of(RunOptions, only=("device", "threads"))
 def predict(
-    run: str, /, *images: str, top: str = "3", json: Json = False, **flags: str | None
+    run: str,
+    /,
+    *images: str,
+    as_digit: Literal["auto", "yes", "no"] = "auto",
+    on_bad_image: Literal["error", "skip"] = "error",
+    top: str = "3",
+    unsure: str = "0",
+    show: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    csv: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    json: Json = False,
+    **flags: str | None,
 ) -> None:
     """Classify pictures with a finished run.
 
@@ -186,39 +196,42 @@ def predict(
         The run's folder.
     images
         Pictures, or folders of pictures.
+    as_digit
+        Whether pictures are photos of a digit: it is found, made light on black, fitted into 20 x
+        20 pixels and centred in 28 x 28, as in MNIST. A picture without one is a bad image. auto
+        says yes for networks of MNIST-like digits, but leaves pictures of 28 x 28 pixels on black
+        as they are.
+    on_bad_image
+        What to do about pictures that cannot be used: stop before anything is printed, or pass
+        over them and name them at the end.
     top
         How many classes to name for each picture, likeliest first.
+    unsure
+        Call an answer unsure whose probability is below this.
+    show
+        Draw a PNG of the first 100 pictures, each beside what the network was fed and its answer.
+    csv
+        Write a CSV file of the answers instead of printing them.
     """
+    from heptad.cli.answers import Wanted, give_answers, output_path
     from heptad.datasets.pictures import find_pictures
 
-    num_shown = at_least_1("top", top)
+    num_shown, least = at_least_1("top", top), probability("unsure", unsure)
     options = RunOptions(**given(flags, RunOptions))
     paths = find_pictures(list(images))
+    wanted = Wanted(
+        as_digit=as_digit,
+        skips_bad_images=on_bad_image == "skip",
+        num_shown=num_shown,
+        least_probability=least,
+        sheet=output_path("show", show, ".png", paths),
+        csv=output_path("csv", csv, ".csv", paths),
+        as_json=json,
+    )
     from heptad.classifier import load_run
 
     classifier = load_run(run, device=options.device, threads=options.threads)
-    # All are read before the first answer is printed: a bad picture leaves no half-printed list.
-    predictions = list(classifier.predict(paths))
-    if json:
-        _print_json(
-            [
-                {
-                    "image": str(prediction.path),
-                    "classes": [
-                        {"name": name, "probability": probability}
-                        for name, probability in prediction.classes[:num_shown]
-                    ],
-                }
-                for prediction in predictions
-            ]
-        )
-        return
-    from heptad.cli.display import say
-
-    console = PlainConsole()
-    for prediction in predictions:
-        shown = ", ".join(f"{name} {100 * p:.2f} %" for name, p in prediction.classes[:num_shown])
-        say(console, f"{prediction.path}: {shown}")
+    give_answers(classifier, paths, wanted)
 
 
 @app.command

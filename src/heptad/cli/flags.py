@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -70,6 +71,17 @@ def at_least_1(name: str, text: str) -> int:
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
         raise RecipeError(f"{name} is {text}; allowed: a whole number, at least 1.")
     return int(text)
+
+
+def probability(name: str, text: str) -> float:
+    """Read the number from 0 to 1 that a flag of its own shows; raises RecipeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise RecipeError(f"{name} is {text}; allowed: a number from 0 to 1.")
+    return number
 
 
 def given(flags: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:

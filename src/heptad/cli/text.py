@@ -21,6 +21,15 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def table_field(text: str) -> str:
+    """Make text one field of a table that a spreadsheet will not take for a formula.
+
+    https://owasp.org/www-community/attacks/CSV_Injection; tabs and line breaks are escaped anyway.
+    """
+    text = one_line(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def escape_what_cannot_be_encoded() -> None:
     """Have standard output escape characters that its encoding lacks, as standard error does."""
     if isinstance(sys.stdout, io.TextIOWrapper):
