@@ -285,7 +285,10 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["words", "json"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param([], id="words"), pytest.param(["--json"], id="json", marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_a_training_with_its_code(mnist, workplace, number, code, flags):
     process = subprocess.Popen(
         [sys.executable, "-m", "heptad", "train", "lenet5", "--out", "run", *flags],

@@ -287,8 +287,8 @@ class RunOptions(Settings):
         ByteSize(20_000_000_000),
         ge=0,
         le=MOST_BYTES,
-        description="All kept features together; those used longest ago go first, never those "
-        "that a live run uses.",
+        description="All kept features and decoded pictures together; those used longest ago go "
+        "first, never those that a live run uses.",
         json_schema_extra=_in_words("a size such as 512MB or 20GB"),
     )
     save: Literal["whole", "trained-part"] = Field(

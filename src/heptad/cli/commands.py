@@ -145,10 +145,11 @@ def evaluate(
         scores = classifier.evaluate(data)
         _print_json({"limit": limit, **_scores_document(scores, classifier.classes)})
         return
-    from heptad.cli.display import say, show_scores, showing_evaluation
+    from heptad.cli.display import say, show_scores, showing_work
+    from heptad.records import Scores
 
     console = PlainConsole()
-    scores = showing_evaluation(console, classifier.scoring(data))
+    scores = showing_work(console, classifier.scoring(data), Scores)
     if limit:
         say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
     show_scores(console, scores, classifier.classes)
@@ -317,12 +318,12 @@ def scan(folder: str, /, *, json: Json = False) -> int:
     folder
         The folder that holds the class folders, or train/, val/ and test/ with them.
     """
-    from heptad.cli.display import show_scan, showing_scan
+    from heptad.cli.display import show_scan, showing_work
     from heptad.errors import UnusableError
-    from heptad.scanning import scanning
+    from heptad.scanning import ScanReport, scanning
 
     console = PlainConsole()
-    report = showing_scan(console, scanning(folder), is_silent=json)
+    report = showing_work(console, scanning(folder), ScanReport, is_silent=json)
     if json:
         _print_json(report.as_document())
     else:
@@ -390,13 +391,13 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
             print(one_line(f"  {path}"))
 
 
-cache = App(name="cache", help="List or remove the features that are kept of frozen trunks.")
+cache = App(name="cache", help="List or remove kept features of frozen trunks, and pictures.")
 app.command(cache)
 
 
 @cache.command(name="list")
 def list_cache(*, json: Json = False) -> None:
-    """List the features that are kept: of what, how large, when they were last used."""
+    """List the features and pictures that are kept: of what, how large, when last used."""
     from heptad.stores import list_stores, stores_folder
 
     stores = list_stores()
@@ -405,7 +406,7 @@ def list_cache(*, json: Json = False) -> None:
         return
     total_mb = sum(store.num_bytes for store in stores) / 1e6
     place = f"{total_mb:,.1f} MB, in {stores_folder()}"
-    print(one_line(f"{len(stores)} stores of features, {place}"))
+    print(one_line(f"{len(stores)} stores of features and pictures, {place}"))
     for store in stores:
         size = f"{store.num_bytes / 1e6:,.1f} MB"
         print(one_line(f"{store.key[:12]}  {size}  {store.said}  {store.age}"))
@@ -413,7 +414,7 @@ def list_cache(*, json: Json = False) -> None:
 
 @cache.command(name="clear")
 def clear_cache(*keys: str, json: Json = False) -> None:
-    """Remove kept features, all or those whose names are given; never what a live run uses.
+    """Remove kept features and pictures, all or those named; never what a live run uses.
 
     Parameters
     ----------

@@ -7,10 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -41,6 +47,9 @@ MOST_SHOWN = 5
 Event = PassReport | Prepared | StepReport | EvaluationReport | EpochReport | Run
 
 
+Result = TypeVar("Result")
+
+
 class Show(Protocol):
     """Takes what a run reports, one report after another."""
 
@@ -54,10 +63,14 @@ def show_nothing(event: Event) -> None:
 
 @dataclass
 class Where:
-    """How far a run is, by the reports so far; run: the finished one."""
+    """How far a run is, by the reports so far.
+
+    work: what is done once for each image, and was under way last. run: the finished one.
+    """
 
     folder: Path | None = None
     place: str = "before its first step"
+    work: str = "the start"
     run: Run | None = None
 
     def note(self, event: Event) -> None:
@@ -66,6 +79,8 @@ class Where:
             self.folder = event.folder
             if event.resumed_from is not None:
                 self.place = f"after step {event.resumed_from}"
+        elif isinstance(event, PassReport):
+            self.work = event.what
         elif isinstance(event, StepReport):
             self.place = f"after step {event.step}"
         elif isinstance(event, Run):
@@ -75,7 +90,7 @@ class Where:
     def said(self) -> str:
         """What a stop left, and how to go on."""
         if self.folder is None:
-            return "what the trunk's pass has computed is kept; the same command goes on with it"
+            return f"what {self.work} gave so far is kept; the same command goes on with it"
         return f"saved {self.place}; `heptad resume {as_word(self.folder)}` goes on"
 
 
@@ -136,27 +151,26 @@ def _live(console: Console) -> Iterator[Show]:
         yield show
 
 
-def showing_evaluation(
-    console: Console, scoring: Iterable[PassReport | EvaluationReport | Scores]
-) -> Scores:
-    """Show how far an evaluation is, on a terminal, and give its scores."""
-    columns = (TextColumn("scoring"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+def showing_work(
+    console: Console, events: Iterable[object], result: type[Result], *, is_silent: bool = False
+) -> Result:
+    """Show how far some work is, on a terminal, and give its `result`, the last of its events."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    is_hidden = is_silent or not console.is_terminal
     with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=is_hidden
     ) as bar:
-        task = bar.add_task("scoring", total=None)
-        for event in scoring:
-            if isinstance(event, Scores):
+        task = bar.add_task("starting", total=None)
+        for event in events:
+            if isinstance(event, result):
                 return event
             if isinstance(event, PassReport):
-                bar.update(task, completed=event.num_done, total=event.num_images)
-                continue
-            bar.update(task, completed=event.num_scored, total=event.num_images)
-    raise AssertionError("an evaluation ends with its scores")
+                done, what = event.num_done, event.what
+            else:
+                assert isinstance(event, EvaluationReport)
+                done, what = event.num_scored, "scoring"
+            bar.update(task, completed=done, total=event.num_images, description=what)
+    raise AssertionError("such work ends with its result")
 
 
 def _plain(console: Console) -> Show:
@@ -349,21 +363,6 @@ def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> N
         table.add_row(one_line(name), f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
         confusion.add_row(one_line(name), *map(str, rows[k]))
     console.print(table, confusion)
-
-
-def showing_scan(
-    console: Console, events: Iterable[PassReport | ScanReport], *, is_silent: bool
-) -> ScanReport:
-    """Show how far a scan is, on a terminal, and give its report."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    is_hidden = is_silent or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
-        task = bar.add_task("reading the pictures", total=None)
-        for event in events:
-            if isinstance(event, ScanReport):
-                return event
-            bar.update(task, completed=event.num_done, total=event.num_images)
-    raise AssertionError("a scan ends with its report")
 
 
 def show_scan(console: Console, report: ScanReport) -> None:
