@@ -196,6 +196,7 @@ def test_a_damaged_shard_is_named_and_computed_again(resnet, own_cache, caplog):
     assert again == losses
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_goes_on_where_it_stopped(digits, made, own_cache):
     recipe = heptad.load_recipe("resnet50", data=str(digits), weights=str(made), image_size=64)
     # In batches of 32 images, first the 512 for training, then the 200 for the test.
@@ -226,6 +227,7 @@ def test_a_pass_that_is_killed_leaves_only_whole_shards(digits, made, own_cache,
     assert computed(recipe) == 0
 
 
+@pytest.mark.slow
 def test_two_runs_that_want_the_same_rows_do_the_work_once(digits, made, own_cache, tmp_path):
     words = [sys.executable, "-m", "heptad", "train", "resnet50", "--data", str(digits)]
     words += ["--weights", str(made), "--image-size", "32", "--epochs", "1", "--json"]

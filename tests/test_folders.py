@@ -28,6 +28,7 @@ from heptad.errors import DataError, RunError
 from heptad.records import PassReport, Prepared, StepReport
 from heptad.scanning import scanning
 from heptad.stages.data import open_sources
+from heptad.stores import list_stores
 from killing import metrics_of, result_of
 from test_disks import give_up_powers
 from test_odd_names import NAMES, document, said
@@ -469,6 +470,32 @@ def test_every_network_is_tested_on_the_same_pictures(pictures):
     )
     assert contents(gray, "test") == contents(colour, "test")
     assert gray.test.ids.tolist() == colour.test.ids.tolist()
+
+
+def test_every_network_is_validated_on_the_same_pictures(pictures):
+    gray, color = (opened(pictures, channels=count, validation=0.2) for count in (1, 3))
+    assert contents(gray, "validation") == contents(color, "validation")
+    assert len(contents(gray, "validation")) > 20
+
+
+def test_a_val_folder_that_nothing_uses_is_said(tmp_path, caplog):
+    for number, part in enumerate(("train", "val", "test")):
+        small_set(tmp_path / "set" / part, start=100 * number)
+    opened(tmp_path / "set")
+    assert "the val folder is not used" in caplog.text
+    caplog.clear()
+    opened(tmp_path / "set", validation="folder")
+    assert "val folder" not in caplog.text
+
+
+def test_decoded_pictures_are_kept_within_the_size_of_the_cache(own_cache, copied):
+    heptad.prepare(recipe_of(copied))
+    before = {store.key for store in list_stores()}
+    options = heptad.RunOptions(cache_size=1)
+    in_use = heptad.prepare(recipe_of(copied, channels=3), options)
+    left = {store.key for store in list_stores()}
+    assert (len(before), len(left), before & left) == (1, 1, set())
+    assert in_use.sources.train.take(torch.arange(3), None).shape == (3, 3, 32, 32)
 
 
 def test_a_fifth_of_each_class_is_held_out(pictures):

@@ -314,6 +314,7 @@ def test_a_plot_that_cannot_be_made_costs_nothing_else(digits, workplace):
     assert run.evaluate().num_images == 20
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_at_once_in_one_folder_one_is_refused(digits, workplace):
     words = [sys.executable, "-m", "heptad", "train", "lenet5", "--data", str(digits)]
     words += ["--epochs", "1", "--limit", "20", "--out", "shared"]

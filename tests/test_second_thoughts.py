@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import heptad
+from conftest import NAMES
 from heptad.cli import main
 from heptad.errors import RunError
 from heptad.recipe import RunOptions
@@ -63,6 +64,27 @@ def test_a_run_could_not_go_on_after_its_data_was_moved(run, straight, digits, t
     assert main(["resume", str(run), "--data", str(moved)]) == 0
     weights = [(folder / "lenet5_digits.pth").read_bytes() for folder in (run, straight)]
     assert weights[0] == weights[1]
+
+
+def test_a_finished_run_was_given_for_other_data_than_was_asked_for(run, digits, tmp_path):
+    other = shutil.copytree(digits, tmp_path / "other")
+    path = other / NAMES["train"][0]
+    content = path.read_bytes()
+    path.write_bytes(content[:16] + bytes(255 - value for value in content[16:]))
+    recipe = heptad.load_recipe(run, data=str(other))
+    with pytest.raises(RunError, match="the images or labels are not those"):
+        heptad.train(recipe, RunOptions(out=str(run), resume=True))
+    # A control: under its own name it is given as it is.
+    assert heptad.train(heptad.load_recipe(run), RunOptions(out=str(run), resume=True)).metrics
+
+
+def test_a_sheet_of_augmented_images_that_could_not_be_written_cost_the_run(digits, tmp_path):
+    out = tmp_path / "run"
+    (out / "augmentation.png").mkdir(parents=True)
+    recipe = heptad.load_recipe("lenet5", data=str(digits), limit=40, epochs=1, rotation=10)
+    metrics = heptad.train(recipe, RunOptions(out=str(out))).metrics
+    assert "lenet5_digits.png" in metrics["files"]
+    assert "augmentation.png" not in metrics["files"]
 
 
 def test_every_step_warned_while_the_log_could_not_be_written(digits, tmp_path, caplog):

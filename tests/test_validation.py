@@ -271,20 +271,9 @@ FEW_MOMENTS = ("in a validation", "in the test")
 
 
 @pytest.fixture(scope="module")
-def everything(digits) -> heptad.Recipe:
+def everything(lenet) -> heptad.Recipe:
     """A recipe with validation, patience, class weights and augmentation."""
-    return heptad.load_recipe(
-        "lenet5",
-        data=str(digits),
-        limit=100,
-        batch_size=16,
-        epochs=3,
-        learning_rate=0.003,
-        validation=20,
-        patience=3,
-        class_weights="balanced",
-        **MOVES,
-    )
+    return lenet.changed(patience=3, class_weights="balanced", **MOVES)
 
 
 @pytest.fixture(scope="module")

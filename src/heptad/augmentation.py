@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from PIL import Image
@@ -18,6 +18,7 @@ from torch.nn.functional import grid_sample, pad
 
 from heptad.errors import RecipeError
 from heptad.randomness import derived_seed
+from heptad.recipe import Recipe
 
 # SplitMix64: its increment, and the shifts and factors of its mixing (Steele, Lea & Flood, "Fast
 # splittable pseudorandom number generators", OOPSLA 2014; the constants are D. Stafford's "Mix13").
@@ -33,15 +34,6 @@ ERASED_ASPECT = (0.3, 3.3)
 
 # A contact sheet, in pixels.
 LEAST_TILE, SPACING, GAP = 64, 4, 12
-
-LARGEST = {
-    "shift": 0.5,
-    "rotation": 180.0,
-    "scale": 0.9,
-    "shear": 60.0,
-    "flip": 1.0,
-    "erase": 1.0,
-}
 
 
 @dataclass(frozen=True)
@@ -62,8 +54,10 @@ class Augmentation:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in LARGEST.items():
-            value = getattr(self, name)
+        # The recipe has fields of the same names, which say how far each may go.
+        settings = Recipe.model_json_schema()["properties"]
+        for name, value in asdict(self).items():
+            most = settings[name]["maximum"]
             if not 0 <= value <= most:
                 raise RecipeError(f"{name} is {value}; allowed: 0 to {most:g}.")
 

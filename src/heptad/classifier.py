@@ -14,7 +14,6 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
@@ -170,7 +169,7 @@ class Classifier:
             yield EvaluationReport(
                 len(self.metrics["epochs"]), tally.num_images, len(source.labels)
             )
-        yield tally.scores(cross_entropy)
+        yield tally.scores()
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
         """Score the network and give the scores; see `scoring`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -57,6 +58,7 @@ from heptad.stages.model import (
 )
 from heptad.stages.objective import configure_objective
 from heptad.stages.training import train_steps
+from heptad.stores import make_room
 
 Report = StepReport | EvaluationReport | EpochReport
 
@@ -103,7 +105,6 @@ def preparing(
             split.trunk(whole.network),
             sources,
             store,
-            options.cache_size,
             num_views=recipe.views,
         )
         # Closed at once when this is: what an interrupted pass has computed is kept.
@@ -118,6 +119,8 @@ def preparing(
     else:
         sources = sources.resized_if_they_fit(options.memory)
     trunk_seconds = perf_counter() - started_at if split else 0.0
+    if split or sources.pictures:
+        make_room(options.cache_size)
     # Stage 4, objective
     objective = configure_objective(
         recipe, whole.trained_parameters(), sources.train.labels, num_classes=num_classes
@@ -409,17 +412,19 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
     )
     if cycle.sources.pictures:
         saved.append(saving.PICTURES)
-    if cycle.sources.sheet:
-        write_bytes(folder / saving.SHEET, cycle.sources.sheet)
-        saved.append(saving.SHEET)
     keeper.log.sync()
+    epochs = tuple(keeper.epochs)
+    title = f"{cycle.recipe.name} on {cycle.sources.name}"
+    drawings = {f"{stem}.png": partial(saving.save_plot, title=title, epochs=epochs)}
+    if cycle.sources.sheet:
+        drawings[saving.SHEET] = partial(write_bytes, content=cycle.sources.sheet)
     return saving.save_run(
         folder,
-        stem,
         cycle.recipe,
-        tuple(keeper.epochs),
+        epochs,
         cycle.scores,
         saved=saved,
+        drawings=drawings,
         facts={
             "transform": cycle.sources.transform.as_document(),
             "weights": cycle.whole.start,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from heptad.datasets.duplicates import across, copies, near_duplicates
 from heptad.datasets.folder import Listing, list_folder
-from heptad.datasets.picture_set import WHAT, near_duplicates
+from heptad.datasets.picture_set import WHAT
 from heptad.datasets.scan import Seen, SeenBefore, looking
 from heptad.errors import DataError
 from heptad.files import user_path
@@ -91,12 +92,13 @@ def _report(
     counts = {part: dict.fromkeys(listing.classes, 0) for part in listing.parts}
     for _, part, name in good:
         counts[part][name] += 1
-    same: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for picture in good:
-        same[seen[picture[0]].pixels].append(picture)
-    groups = [group for group in same.values() if len(group) > 1]
-    names = [name for name, _, _ in good]
+    names, parts, labels = ([picture[k] for picture in good] for k in range(3))
     looks = [seen[name] for name in names]
+    groups = copies(looks)
+
+    def named(groups: Sequence[Sequence[int]]) -> list[list[str]]:
+        return [[names[place] for place in group] for group in groups]
+
     return ScanReport(
         folder=folder,
         classes=listing.classes,
@@ -108,22 +110,13 @@ def _report(
         modes=dict(Counter(f"{look.format} {look.mode}" for look in looks).most_common()),
         notes=dict(Counter(note for look in looks for note in look.notes).most_common()),
         bad={name: seen[name].error for name, _, _ in pictures if seen[name].error},
-        copies=[[name for name, _, _ in group] for group in groups],
+        copies=named(groups),
         near=[(names[a], names[b]) for a, b in near_duplicates(looks)],
-        leaks=_torn(groups, 1),
-        torn=_torn(groups, 2),
+        leaks=named(across(groups, parts)),
+        torn=named(across(groups, labels)),
         passed_over=listing.passed_over,
     )
 
 
 def _spread(values: list[int]) -> tuple[int, float, int]:
     return (min(values), median(values), max(values)) if values else (0, 0, 0)
-
-
-def _torn(groups: Sequence[Sequence[tuple[str, str, str]]], place: int) -> list[list[str]]:
-    """Give the groups whose pictures differ in part (1) or class (2)."""
-    return [
-        [picture[0] for picture in group]
-        for group in groups
-        if len({picture[place] for picture in group}) > 1
-    ]

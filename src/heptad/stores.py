@@ -194,8 +194,8 @@ def filling(
     engine: str,
     what: str,
     hint: str = "",
-) -> Generator[PassReport | tuple[Shard, ...], None, None]:
-    """Compute the rows that a store lacks of the images named `keys`; last, shards with them all.
+) -> Generator[PassReport, None, tuple[Shard, ...]]:
+    """Compute the rows that a store lacks of the images named `keys`; return shards with them all.
 
     compute: takes the places in `keys` to compute and gives some of them with their rows, again
     and again; a report comes after each. what, hint: for people. Another process that wants rows of
@@ -206,8 +206,7 @@ def filling(
     folder = store_folder(description)
     shards = list(read_shards(folder))
     if not len(find_rows(shards, keys)[1]):
-        yield tuple(shards)
-        return
+        return tuple(shards)
     with locked(folder, waiting_for="another run that fills it"):
         held = hold(folder)
         write_json(folder / "store.json", description)
@@ -230,7 +229,7 @@ def filling(
             shards += buffer.write()
         if held:
             held.release()
-    yield tuple(shards)
+    return tuple(shards)
 
 
 class _Buffer:

@@ -69,7 +69,7 @@ def find_resume(folder: Path, recipe: Recipe) -> Resume | Run | None:
         if (folder / "metrics.json").exists():
             raise RunError(
                 f"the run in {folder} is finished, and has no checkpoint to go on from.",
-                hint="choose another --out to train with more epochs",
+                hint="choose another --out to train with more epochs or other data",
             )
         # Begun, and stopped before anything was saved.
         if (folder / "recipe.json").is_file() and (folder / "recipe.json").stat().st_size:
@@ -99,7 +99,8 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
         with damage_in(folder / "metrics.json"):
             begun = Recipe(**metrics["recipe"])
         refuse_other_recipe(recipe, begun, folder)
-        if begun.epochs < recipe.epochs:
+        # Whether data under another name is the same, only the checkpoint's hash of it can say.
+        if begun.epochs < recipe.epochs or begun.data != recipe.data:
             return None
         with damage_in(folder / "metrics.json"):
             for name, sha256 in metrics["files"].items():

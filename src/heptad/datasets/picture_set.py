@@ -1,14 +1,13 @@
 """A folder of class folders made ready: every picture looked at, split, its pixels at one size.
 
-The user's files are only ever read. No torch.
+The user's files are only ever read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,10 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from heptad.datasets.duplicates import across, copies
 from heptad.datasets.folder import Listing, list_folder, on_one_line, some_names
-from heptad.datasets.scan import NEAR_BITS, Look, Seen, SeenBefore, looking
+from heptad.datasets.scan import Look, Seen, SeenBefore, looking
+from heptad.datasets.splits import held_out
 from heptad.errors import DataError
 from heptad.files import Held, hold, sha256_of
 from heptad.records import PassReport
@@ -34,7 +35,6 @@ TEST_SHARE = 0.2
 MOST_NAMED = 20
 # What is done to the pictures, in reports.
 WHAT = "reading the pictures"
-MOST_PAIRS = 1000
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class PictureSet:
     """The pictures that can be used, in the order of their listing; a picture's place is its id.
 
     names: paths relative to the folder. labels: int64 [N]. parts: the places of each part's
-    pictures. rows: their pixels, `uint8` [C, S, S] each. is_split_here: whether the folder had no
+    pictures. contents: names [N] by content, copies alike. rows: their pixels, `uint8` [C, S, S]
+    each. is_split_here: whether the folder had no
     test part, and some of its pictures were held out.
     """
 
@@ -61,9 +62,15 @@ class PictureSet:
     labels: NDArray[np.int64]
     seen: tuple[Seen, ...]
     parts: dict[str, NDArray[np.int64]]
+    contents: tuple[str, ...]
     rows: Rows
     is_split_here: bool
     held: Held | None = None
+
+    def keys(self, places: NDArray[np.int64]) -> NDArray[np.void]:
+        """Name pictures by their content and by what decoded it, whose pixels may change."""
+        named = (f"{PIL.__version__}:{self.contents[place]}".encode() for place in places)
+        return np.frombuffer(b"".join(hashlib.sha256(name).digest() for name in named), KEY)
 
     def as_document(self) -> dict[str, Any]:
         """Say which picture went where, for the run: by path, content and class."""
@@ -125,7 +132,14 @@ def opening_pictures(
         "pillow": PIL.__version__,
     }
     try:
-        shards = yield from _filled(description, keys, decode, channels * size**2)
+        shards = yield from filling(
+            description,
+            keys,
+            compute=decode,
+            row_bytes=channels * size**2,
+            engine="pillow",
+            what=WHAT,
+        )
         seen = yield from _all_seen(paths, known, keys, looked, channels=channels)
     finally:
         # Stopped in between, by whatever: what was seen is kept, as what was decoded is.
@@ -140,31 +154,6 @@ def opening_pictures(
     held = hold(store_folder(description))
     found = _assemble(source, listing, seen, places, rows, held)
     return _split(found, seed=seed) if is_to_train else found
-
-
-def _filled(
-    description: Mapping[str, Any],
-    keys: NDArray[np.void],
-    decode: Any,
-    row_bytes: int,
-) -> Generator[PassReport, None, Any]:
-    filled = filling(
-        description,
-        keys,
-        compute=decode,
-        row_bytes=row_bytes,
-        engine="pillow",
-        what=WHAT,
-    )
-    try:
-        for made in filled:
-            if isinstance(made, PassReport):
-                yield made
-            else:
-                shards = made
-    finally:
-        filled.close()
-    return shards
 
 
 def _content_keys(paths: Sequence[Path], known: Sequence[Seen | None]) -> NDArray[np.void]:
@@ -249,17 +238,14 @@ def _usable(
 
 def _warn_of_duplicates(listing: Listing, seen: Sequence[Seen], places: NDArray[np.int64]) -> None:
     """Say if the same picture is in two parts that the user made, or in two classes."""
-    pictures = [(part, label) for part, some in listing.parts.items() for _, label in some]
-    found: dict[str, list[int]] = defaultdict(list)
-    for place in places:
-        found[seen[place].pixels].append(int(place))
-    leaks = [same for same in found.values() if len({pictures[place][0] for place in same}) > 1]
-    torn = [same for same in found.values() if len({pictures[place][1] for place in same}) > 1]
-    for what, groups in (("in two parts of the set", leaks), ("in two classes", torn)):
-        if groups:
-            named = ", ".join(listing.paths[place] for place in groups[0][:2])
+    pictures = [(name, part, label) for part, some in listing.parts.items() for name, label in some]
+    names, parts, labels = ([pictures[place][k] for place in places] for k in range(3))
+    groups = copies([seen[place] for place in places])
+    for what, kinds in (("in two parts of the set", parts), ("in two classes", labels)):
+        if found := across(groups, kinds):
+            named = ", ".join(names[place] for place in found[0][:2])
             logger.warning(
-                "%d pictures are %s, such as %s: see `heptad scan`", len(groups), what, named
+                "%d pictures are %s, such as %s: see `heptad scan`", len(found), what, named
             )
 
 
@@ -276,14 +262,16 @@ def _assemble(
     parts = {
         part: np.flatnonzero([found == part for found, _, _ in usable]) for part in listing.parts
     }
+    own = tuple(seen[place] for place in places)
     return PictureSet(
         name=source.name,
         folder=source.folder,
         classes=listing.classes,
         names=tuple(name for _, name, _ in usable),
         labels=np.array([label for _, _, label in usable], np.int64),
-        seen=tuple(seen[place] for place in places),
+        seen=own,
         parts=parts,
+        contents=tuple(_contents(own)),
         rows=rows,
         is_split_here="test" not in parts,
         held=held,
@@ -295,10 +283,9 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
     parts = dict(found.parts)
     if found.is_split_here:
         train = parts["train"]
-        contents = _contents([found.seen[place] for place in train])
-        is_test = held_out(
-            found.labels[train], contents, seed=seed, purpose="test", share=TEST_SHARE
-        )
+        contents = [found.contents[place] for place in train]
+        labels = found.labels[train]
+        is_test = held_out(labels, contents, seed=seed, purpose="test", share=TEST_SHARE)
         parts |= {"test": train[is_test], "train": train[~is_test]}
     counts = np.bincount(found.labels[parts["train"]], minlength=len(found.classes))
     lacking = [name for name, count in zip(found.classes, counts, strict=True) if not count]
@@ -331,76 +318,3 @@ def _contents(seen: Sequence[Seen]) -> list[str]:
     for now in seen:
         first[now.pixels] = min(now.sha256, first.get(now.pixels, now.sha256))
     return [first[now.pixels] for now in seen]
-
-
-def held_out(
-    labels: NDArray[np.int64], pixels: Sequence[str], *, seed: int, purpose: str, share: float
-) -> NDArray[np.bool_]:
-    """Choose the images [N] to hold out, of each class its share, but never all of a class.
-
-    pixels: names each image by its content. purpose: "test" or "validation"; they draw apart.
-    share: a fraction below 1, of which each class of two or more gives one at least; or a number.
-
-    The choice depends on the seed and on the pictures' own content alone, not on names or order,
-    and all copies of a picture are on the same side.
-    """
-    ranks = {
-        content: hashlib.sha256(f"{purpose}:{seed}:{content}".encode()).digest()
-        for content in set(pixels)
-    }
-    classes = [
-        {pixels[int(place)] for place in np.flatnonzero(labels == label)}
-        for label in np.unique(labels)
-    ]
-    quotas = _quotas([len(own) for own in classes], share)
-    chosen: dict[str, bool] = {}
-    for own, quota in zip(classes, quotas, strict=True):
-        for number, content in enumerate(sorted(own, key=lambda content: ranks[content])):
-            # A picture that is in two classes was placed with the first of them.
-            chosen.setdefault(content, number < quota)
-    return np.array([chosen[content] for content in pixels], bool)
-
-
-def _quotas(sizes: Sequence[int], share: float) -> list[int]:
-    """Say how many to hold out of classes of these sizes; one at least stays in each.
-
-    A number is divided by largest remainder, ties to the lower class, so that it comes out exactly.
-    """
-    if share < 1:
-        wanted = [max(1, round(share * size)) for size in sizes]
-    else:
-        divided = [divmod(int(share) * size, sum(sizes)) for size in sizes]
-        leftover = int(share) - sum(quota for quota, _ in divided)
-        order = sorted(range(len(sizes)), key=lambda k: -divided[k][1])[:leftover]
-        wanted = [quota + (k in order) for k, (quota, _) in enumerate(divided)]
-    return [min(quota, size - 1) for quota, size in zip(wanted, sizes, strict=True)]
-
-
-def near_duplicates(seen: Sequence[Seen]) -> list[tuple[int, int]]:
-    """Find pairs of pictures that look nearly alike: their places, copies of one another left out.
-
-    At most 1,000 pairs: small or plain pictures, such as digits, nearly all look alike so.
-
-    By 64 bits of a difference hash that differ in three at most; found by the pigeonhole principle:
-    of four pieces of 16 bits one must then be equal.
-    """
-    hashes = np.array([int(now.shape or "0", 16) for now in seen], np.uint64)
-    pairs: set[tuple[int, int]] = set()
-    for piece in range(4):
-        groups: dict[int, list[int]] = defaultdict(list)
-        for place, value in enumerate((hashes >> np.uint64(16 * piece)) & np.uint64(0xFFFF)):
-            if seen[place].shape:
-                groups[int(value)].append(place)
-        for group in groups.values():
-            own = np.array(group)
-            for number, place in enumerate(group[:-1]):
-                others = own[number + 1 :]
-                bits = np.bitwise_count(hashes[others] ^ hashes[place])
-                if len(pairs) >= MOST_PAIRS:
-                    return sorted(pairs)[:MOST_PAIRS]
-                pairs |= {
-                    (place, int(other))
-                    for other in others[bits <= NEAR_BITS]
-                    if seen[other].pixels != seen[place].pixels
-                }
-    return sorted(pairs)[:MOST_PAIRS]

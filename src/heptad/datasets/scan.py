@@ -31,8 +31,6 @@ logger = logging.getLogger("heptad")
 FORMAT = 1
 # Decoded in parallel, a few at a time, so that a stop comes soon and memory is bounded.
 PICTURES_AT_A_TIME = 64
-# Two pictures whose 64 bits differ in at most so many places look nearly alike.
-NEAR_BITS = 3
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from heptad.errors import MissingError, RecipeError, SaveError
-from heptad.features.trunk import image_keys
 from heptad.files import cache_folder, digest_of, locked, sha256_of, write_bytes
 from heptad.recipe import Recipe
 from heptad.records import Source
@@ -37,7 +36,7 @@ def recalibrate(model: Model, source: Source, recipe: Recipe, *, weights: str) -
         {
             "weights": weights,
             "transform": source.transform.as_document(),
-            "images": hashlib.sha256(image_keys(source).tobytes()).hexdigest(),
+            "images": hashlib.sha256(source.image_keys().tobytes()).hexdigest(),
             "batch_size": recipe.batch_size,
             "precision": recipe.precision,
         }

@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,8 +33,6 @@ from heptad.stores import (
     Shard,
     filling,
     find_rows,
-    make_room,
-    row_keys,
     store_folder,
 )
 
@@ -55,7 +52,7 @@ class View:
 
     def keys(self) -> NDArray[np.void]:
         """Name each image [N] by its pixels as they are stored, and by how they are augmented."""
-        plain = image_keys(self.source)
+        plain = self.source.image_keys()
         if self.epoch is None:
             return plain
         how = repr((self.source.augmentation, self.source.seed, self.epoch)).encode()
@@ -186,18 +183,16 @@ def computing(
     trunk: nn.Module,
     sources: Sources,
     store: dict[str, Any],
-    most_bytes: int,
     *,
     num_views: int | None = None,
 ) -> Generator[PassReport | Sources, None, None]:
     """Give the sources' features, computing only what is not kept; last, sources of features.
 
     A report comes after each batch of the pass. Sources of features are given back as they are.
-    store: its description. most_bytes: size of all stores together, kept by removing those used
-    longest ago. num_views: augmented versions of the training images. Raises SaveError if the disk
-    is too small, NotFiniteError for a feature that is NaN or infinite, MissingError if features
-    lack and the cache cannot be written, RecipeError if features that are given come from another
-    network or transform.
+    store: its description. num_views: augmented versions of the training images. Raises SaveError
+    if the disk is too small, NotFiniteError for a feature that is NaN or infinite, MissingError if
+    features lack and the cache cannot be written, RecipeError if features that are given come from
+    another network or transform.
     """
     if not (isinstance(sources.train, ImageSource) and isinstance(sources.test, ImageSource)):
         if isinstance(sources.train, FeatureSource) and sources.train.store != digest_of(store):
@@ -209,7 +204,7 @@ def computing(
     views = [*plain, *augmented]
     keys = [view.keys() for view in views]
     row_bytes = store["num_features"] * np.dtype(store["dtype"]).itemsize
-    filled = filling(
+    shards = yield from filling(
         store,
         np.concatenate(keys),
         compute=lambda lacking: _pass(trunk, views, lacking, store["dtype"]),
@@ -218,14 +213,7 @@ def computing(
         what="the trunk's pass",
         hint="try --feature-dtype float16 or --trunk off",
     )
-    with closing(filled):
-        for made in filled:
-            if isinstance(made, PassReport):
-                yield made
-            else:
-                shards = made
     held = hold(store_folder(store))
-    make_room(most_bytes)
     parts = [
         _feature_source(view.source, shards, own_keys, store, held)
         for view, own_keys in zip(plain, keys, strict=False)
@@ -233,11 +221,6 @@ def computing(
     versions = tuple(find_rows(shards, own_keys)[0] for own_keys in keys[len(plain) :])
     parts[0] = replace(parts[0], views=versions)
     yield sources.with_parts(parts)
-
-
-def image_keys(source: ImageSource) -> NDArray[np.void]:
-    """Name each image of a source by its pixels as they are stored: [N]."""
-    return np.concatenate([row_keys(part.numpy()) for part in source.parts()])
 
 
 def features_digest(sources: Sources) -> str:

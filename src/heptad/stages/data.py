@@ -8,8 +8,9 @@ the same pixels. At the sizes of the recipes those of MNIST are Pillow's, and so
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,15 +27,17 @@ from heptad.datasets.folder import some_names
 from heptad.datasets.picture_set import (
     PictureFolder,
     PictureSet,
-    held_out,
     opening_pictures,
 )
+from heptad.datasets.splits import held_out
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import DataError, RecipeError
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import START, Batch, PassReport, Position, Source
 from heptad.stores import Rows, row_keys
+
+logger = logging.getLogger("heptad")
 
 IMAGES_AT_A_TIME = 1000
 # Of the sheet of augmented images.
@@ -102,15 +105,18 @@ class Transform:
 
 @dataclass(frozen=True)
 class KeptImages:
-    """Images that lie in the cache, `uint8` [N, C, S, S]; some of them are read when asked for."""
+    """Images that lie in the cache, `uint8` [N, C, S, S]; some of them are read when asked for.
+
+    keys: the names of the images [N], by what they were decoded from, copies alike.
+    """
 
     rows: Rows
-    shape: torch.Size
+    keys: NDArray[np.void]
 
-    @classmethod
-    def of(cls, rows: Rows) -> Self:
-        """Look at rows of one shape, one at least."""
-        return cls(rows, torch.Size([len(rows.row_of), *rows.shards[0].values.shape[1:]]))
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, S, S; there is one image at least."""
+        return torch.Size([len(self.keys), *self.rows.shards[0].values.shape[1:]])
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Read the images at `indices`."""
@@ -118,7 +124,7 @@ class KeptImages:
 
     def at(self, places: Tensor) -> KeptImages:
         """Look at the images at `places` alone."""
-        return KeptImages.of(self.rows.at(places.numpy()))
+        return KeptImages(self.rows.at(places.numpy()), self.keys[places.numpy()])
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,12 @@ class ImageSource:
         for places in torch.split(torch.arange(len(self.labels)), IMAGES_AT_A_TIME):
             yield self.images[places]
 
+    def image_keys(self) -> NDArray[np.void]:
+        """Name each image [N] by its content: equal images, and no others, have equal names."""
+        if isinstance(self.images, KeptImages):
+            return self.images.keys
+        return row_keys(self.images.numpy())
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -231,17 +243,26 @@ class Sources:
 
 
 def fingerprint(sources: Sources) -> str:
-    """Hash the images, as they are stored, labels and places of all parts: SHA-256.
+    """Hash the images, labels and places of all parts: SHA-256.
 
     Of sources that are no images, labels and places alone.
     """
     digest = hashlib.sha256()
     for source in sources.parts:
-        images = source.parts() if isinstance(source, ImageSource) else ()
-        for values in (*images, source.labels, source.ids):
-            digest.update(repr(tuple(values.shape)).encode())
-            digest.update(values.contiguous().numpy().data)
+        for values in (*_image_bytes(source), source.labels.numpy(), source.ids.numpy()):
+            digest.update(repr(values.shape).encode())
+            digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _image_bytes(source: Source) -> Iterator[NDArray[Any]]:
+    """Give what tells the images of a source from others: pixels in memory, else their names."""
+    if not isinstance(source, ImageSource):
+        return
+    if isinstance(source.images, KeptImages):
+        yield source.images.keys
+    else:
+        yield from (part.numpy() for part in source.parts())
 
 
 def opening(
@@ -255,13 +276,7 @@ def opening(
     """
     dataset = find_dataset(recipe.data)
     if isinstance(dataset, PictureFolder):
-        pictures = yield from opening_pictures(
-            dataset,
-            channels=recipe.channels,
-            size=recipe.image_size,
-            seed=recipe.seed,
-            on_bad_image=recipe.on_bad_image,
-        )
+        pictures = yield from _opening_pictures(recipe, dataset, is_to_train=True)
         transform = make_transform(recipe, pictures)
         train, test = (
             picture_source(recipe, pictures, part, transform=transform, device=device)
@@ -271,21 +286,35 @@ def opening(
     else:
         transform = make_transform(recipe, dataset)
         train, test = (
-            open_source(recipe, dataset, part, transform=transform, device=device, memory=0)
-            for part in PARTS
+            open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
         )
         sources = Sources(dataset.name, transform, train, test)
     return _augmented(recipe, _with_validation(recipe, sources)).resized_if_they_fit(memory)
+
+
+def _opening_pictures(
+    recipe: Recipe, folder: PictureFolder, *, is_to_train: bool
+) -> Generator[PassReport, None, PictureSet]:
+    return opening_pictures(
+        folder,
+        channels=recipe.channels,
+        size=recipe.image_size,
+        seed=recipe.seed,
+        on_bad_image=recipe.on_bad_image,
+        is_to_train=is_to_train,
+    )
 
 
 def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
     """Set apart the images to validate with, all copies of an image on one side."""
     train = sources.train
     assert isinstance(train, ImageSource)
+    pictures = sources.pictures
+    if pictures and recipe.validation != "folder" and len(pictures.parts.get("validation", ())):
+        logger.warning("the val folder is not used: --validation folder would use it")
     if not recipe.validation:
         return sources
     if recipe.validation == "folder":
-        pictures = sources.pictures
         if pictures is None or not len(pictures.parts.get("validation", ())):
             raise RecipeError(
                 f"validation is folder, but {recipe.data} has no val folder with pictures.",
@@ -304,9 +333,14 @@ def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
             f"validation is {recipe.validation:g}, but there are {len(train.labels):,} training"
             " images; some must be left to train on."
         )
-    keys = [row.tobytes().hex() for part in train.parts() for row in row_keys(part.numpy())]
+    contents = (
+        [pictures.contents[place] for place in train.ids.tolist()]
+        if pictures
+        else [key.tobytes().hex() for key in train.image_keys()]
+    )
+    labels, seed = train.labels.numpy(), recipe.seed
     apart = torch.from_numpy(
-        held_out(train.labels.numpy(), keys, seed=recipe.seed, purpose="validation", share=share)
+        held_out(labels, contents, seed=seed, purpose="validation", share=share)
     )
     validation, rest = (train.at(mask.nonzero()[:, 0]) for mask in (apart, ~apart))
     if not (len(validation.labels) and len(rest.labels)):
@@ -314,25 +348,19 @@ def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
             f"validation is {recipe.validation:g}, which leaves {len(rest.labels)} images to train"
             f" on and {len(validation.labels)} to validate with."
         )
-    if sources.pictures:
+    if pictures:
         moved = {"train": rest.ids.numpy(), "validation": validation.ids.numpy()}
-        pictures = replace(sources.pictures, parts=sources.pictures.parts | moved)
-        sources = replace(sources, pictures=pictures)
+        sources = replace(sources, pictures=replace(pictures, parts=pictures.parts | moved))
     return replace(sources, train=rest, validation=validation)
 
 
 def _augmented(recipe: Recipe, sources: Sources) -> Sources:
     """Have the training images augmented as the recipe says."""
-    augmentation = Augmentation(
-        shift=recipe.shift,
-        rotation=recipe.rotation,
-        scale=recipe.scale,
-        shear=recipe.shear,
-        flip=recipe.flip,
-        erase=recipe.erase,
-    )
-    if not augmentation.is_active:
+    if not recipe.augments:
         return sources
+    augmentation = Augmentation(
+        **{field.name: getattr(recipe, field.name) for field in fields(Augmentation)}
+    )
     assert isinstance(sources.train, ImageSource)
     train = replace(sources.train, augmentation=augmentation, seed=recipe.seed)
     shown = torch.arange(min(ROWS_SHOWN, len(train.labels)))
@@ -371,19 +399,12 @@ def opening_test(
     """
     dataset = find_dataset(recipe.data)
     if isinstance(dataset, PictureFolder):
-        pictures = yield from opening_pictures(
-            dataset,
-            channels=recipe.channels,
-            size=recipe.image_size,
-            seed=recipe.seed,
-            on_bad_image=recipe.on_bad_image,
-            is_to_train=False,
-        )
+        pictures = yield from _opening_pictures(recipe, dataset, is_to_train=False)
         if pictures.is_split_here:
             pictures = replace(pictures, parts={"test": _wanted(pictures, held_out)})
         source = picture_source(recipe, pictures, "test", transform=transform, device=device)
     else:
-        source = open_source(recipe, dataset, "test", transform=transform, device=device, memory=0)
+        source = open_source(recipe, dataset, "test", transform=transform, device=device)
     unknown = [name for name in source.classes if name not in classes]
     if unknown:
         raise DataError(
@@ -428,7 +449,7 @@ def picture_source(
     if recipe.limit is not None and recipe.limit < len(places):
         places = places[stratified_sample(pictures.labels[places], recipe.limit, seed=recipe.seed)]
     return ImageSource(
-        images=KeptImages.of(pictures.rows.at(places)),
+        images=KeptImages(pictures.rows.at(places), pictures.keys(places)),
         labels=torch.from_numpy(pictures.labels[places]),
         ids=torch.from_numpy(places),
         classes=pictures.classes,
@@ -501,9 +522,8 @@ def open_source(
     *,
     transform: Transform,
     device: torch.device,
-    memory: int,
 ) -> ImageSource:
-    """Read one part of a data set, with the recipe's limit, resized if that fits in `memory` bytes.
+    """Read one part of a data set, as it is stored, with the recipe's limit.
 
     Raises DataError if a file is damaged.
     """
@@ -512,7 +532,7 @@ def open_source(
     if recipe.limit is not None and recipe.limit < len(labels):
         ids = stratified_sample(labels, recipe.limit, seed=recipe.seed)
         images, labels = images[ids], labels[ids]
-    source = ImageSource(
+    return ImageSource(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         ids=torch.from_numpy(ids),
@@ -521,7 +541,6 @@ def open_source(
         device=device,
         dtype=getattr(torch, recipe.precision),
     )
-    return source.resized_if_it_fits(memory)
 
 
 def stratified_sample(

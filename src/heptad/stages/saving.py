@@ -163,32 +163,33 @@ def save_network(
 
 def save_run(
     folder: Path,
-    stem: str,
     recipe: Recipe,
     epochs: tuple[EpochReport, ...],
     scores: Scores,
     *,
     saved: Sequence[str],
+    drawings: Mapping[str, Callable[[Path], None]],
     facts: Mapping[str, Any],
 ) -> Run:
     """Write what a finished run leaves beside its recipe, log and weights; `metrics.json` last.
 
-    stem: how the names of the run's own files begin. saved: names of the weights. facts: further
-    entries of `metrics.json`. A plot that fails costs a warning, nothing else. Raises SaveError if
-    a file cannot be written.
+    saved: names of files that are there already. drawings: what writes each picture, by name; one
+    that fails costs a warning, nothing else. facts: further entries of `metrics.json`. Raises
+    SaveError if another file cannot be written.
     """
     written = [*saved, *(name for name in RUN_FILES if name != "metrics.json")]
     save_predictions(folder / "predictions.npz", scores)
     if recipe.training_stats:
         save_training_stats(folder / recipe.training_stats, recipe, epochs)
         written.append(recipe.training_stats)
-    try:
-        save_plot(folder / f"{stem}.png", f"{recipe.name} on {stem.split('_', 1)[1]}", epochs)
-        written.append(f"{stem}.png")
-    # Whatever goes wrong in drawing, hours of training must not be lost to it.
-    except Exception as error:
-        logger.warning("the plot %s.png could not be made: %s", stem, error)
-        logger.debug("the plot failed", exc_info=True)
+    for name, save in drawings.items():
+        try:
+            save(folder / name)
+            written.append(name)
+        # Whatever goes wrong in drawing, hours of training must not be lost to it.
+        except Exception as error:
+            logger.warning("the plot %s could not be made: %s", name, error)
+            logger.debug("drawing failed", exc_info=True)
     metrics = {
         "schema": SCHEMA,
         "recipe": recipe.model_dump(),
