@@ -24,7 +24,7 @@ ORDER = [
     ["randomness", "files", "distributed"],
     ["recipe"],
     ["recipes"],
-    ["records"],
+    ["records", "measures"],
     ["stores"],
     ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log"],
     [
