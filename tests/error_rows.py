@@ -460,6 +460,14 @@ ROWS = [
         "views is 3, but there is no trunk: every layer is trained.",
     ),
     Row(
+        "another engine than can serve",
+        "train resnet50 --weights none --data digits --epochs 1 --limit 20 --precision float64"
+        " --engine rewritten",
+        2,
+        "engine is rewritten, which cannot serve: it is for float32 on the CPU, and this run is"
+        " float64 on cpu.",
+    ),
+    Row(
         "no views at all",
         TRAIN + " --shift 0.1 --views 0",
         2,

@@ -72,11 +72,14 @@ def losses_and_answers(recipe, options, network=None):
     return cycle, losses, cycle.scores.predicted.tolist()
 
 
-@pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated"])
-def test_a_cached_resnet_trains_as_the_plain_loop_does(resnet, own_cache, batchnorm):
+@pytest.mark.parametrize(
+    ("batchnorm", "engine"), [("frozen", "rewritten"), ("recalibrated", "eager")]
+)
+def test_a_cached_resnet_trains_as_the_plain_loop_does(resnet, own_cache, batchnorm, engine):
     recipe = resnet.changed(batchnorm=batchnorm, epochs=3)
     plain, plain_losses, plain_answers = losses_and_answers(recipe, PLAIN)
-    cached, cached_losses, cached_answers = losses_and_answers(recipe, RunOptions())
+    options = RunOptions(engine=engine)
+    cached, cached_losses, cached_answers = losses_and_answers(recipe, options)
     assert (plain.num_computed, cached.num_computed) == (0, 120)
     assert cached_losses == pytest.approx(plain_losses, rel=1e-5)
     assert cached_answers == plain_answers
@@ -93,7 +96,8 @@ def test_a_cached_vgg_trains_as_the_plain_loop_does(vgg, own_cache, frozen_dropo
     """With Dropout on, both draw the same: before each step the place in the run seeds the draw."""
     recipe = vgg.changed(frozen_dropout=frozen_dropout, epochs=2)
     _, plain_losses, plain_answers = losses_and_answers(recipe, PLAIN)
-    cached, cached_losses, cached_answers = losses_and_answers(recipe, RunOptions())
+    options = RunOptions(engine="rewritten")
+    cached, cached_losses, cached_answers = losses_and_answers(recipe, options)
     assert cached.trunk == f"trunk that ends {split}"
     assert cached_losses == pytest.approx(plain_losses, rel=1e-5)
     assert cached_answers == plain_answers
@@ -199,7 +203,7 @@ def test_a_damaged_shard_is_named_and_computed_again(resnet, own_cache, caplog):
 @pytest.mark.slow
 def test_an_interrupted_pass_goes_on_where_it_stopped(digits, made, own_cache):
     recipe = heptad.load_recipe("resnet50", data=str(digits), weights=str(made), image_size=64)
-    # In batches of 32 images, first the 512 for training, then the 200 for the test.
+    # In batches of 64 images, first the 512 for training, then the 200 for the test.
     making = preparing(recipe)
     done = next(making)
     assert isinstance(done, PassReport)

@@ -21,7 +21,7 @@ from heptad.checkpoints.keeping import Keeper, begin, find_resume
 from heptad.cycle_state import Best, Cycle
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
 from heptad.features.statistics import recalibrate
-from heptad.features.trunk import ENGINE, computing, describe_store, features_digest, find_split
+from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
 from heptad.files import digest_of, write_bytes
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
@@ -106,6 +106,7 @@ def preparing(
             sources,
             store,
             num_views=recipe.views,
+            engine=options.engine,
         )
         # Closed at once when this is: what an interrupted pass has computed is kept.
         with closing(trunk_pass):
@@ -438,7 +439,7 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
                 "world_size": cycle.ranks.world_size,
                 "threads": torch.get_num_threads(),
                 "device": str(cycle.device),
-                "engine": ENGINE,
+                "engine": engine_of(cycle.sources),
                 "computed_features": cycle.num_computed,
                 "resumed_from": keeper.resumed_from,
                 "checkpoint_seconds": keeper.checkpoint_seconds,

@@ -283,6 +283,12 @@ class RunOptions(Settings):
         description="Compute the outputs of the frozen trunk once and keep them, or run it in "
         "every step as the plain loop does.",
     )
+    engine: Literal["auto", "eager", "rewritten"] = Field(
+        "auto",
+        description="What computes the features of a frozen trunk: the network as it is, or "
+        "rewritten into fewer and larger products for the CPU; auto takes the latter where it "
+        "pays and its answers agree.",
+    )
     cache_size: ByteSize = Field(
         ByteSize(20_000_000_000),
         ge=0,

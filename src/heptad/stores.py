@@ -77,11 +77,12 @@ def row_keys(images: NDArray[np.uint8]) -> NDArray[np.void]:
 class Shard:
     """Some rows of a store, mapped from their file: `key` [n] and `values` [n, …].
 
-    name: SHA-256 of the file.
+    name: SHA-256 of the file. engine: what computed the rows.
     """
 
     table: NDArray[Any]
     name: str
+    engine: str
 
     @property
     def keys(self) -> NDArray[np.void]:
@@ -135,7 +136,8 @@ def write_shard(
 
 def _opened(path: Path) -> Shard:
     table = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Shard(table, name=path.name.split(".")[0])
+    name, engine, *_ = path.name.split(".")
+    return Shard(table, name=name, engine=engine)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,12 @@ class Rows:
     shards: tuple[Shard, ...]
     shard_of: NDArray[np.int64]
     row_of: NDArray[np.int64]
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """What computed the rows, each once."""
+        used = np.unique(self.shard_of[self.shard_of >= 0])
+        return tuple(dict.fromkeys(self.shards[number].engine for number in used))
 
     def at(self, places: NDArray[np.int64]) -> Rows:
         """Give where the rows of the images at `places` lie."""
@@ -185,20 +193,28 @@ def _at(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int6
 Computed = Iterator[tuple[NDArray[np.int64], NDArray[Any]]]
 
 
+@dataclass(frozen=True)
+class Computation:
+    """What computes rows, by name, and the rows as it gives them: their places, and values."""
+
+    engine: str
+    rows: Computed
+
+
 def filling(
     description: Mapping[str, Any],
     keys: NDArray[np.void],
     *,
-    compute: Callable[[NDArray[np.int64]], Computed],
+    compute: Callable[[NDArray[np.int64], str | None], Computation],
     row_bytes: int,
-    engine: str,
     what: str,
     hint: str = "",
 ) -> Generator[PassReport, None, tuple[Shard, ...]]:
     """Compute the rows that a store lacks of the images named `keys`; return shards with them all.
 
-    compute: takes the places in `keys` to compute and gives some of them with their rows, again
-    and again; a report comes after each. what, hint: for people. Another process that wants rows of
+    compute: takes the places in `keys` to compute, and the engine of the rows that are there
+    already, None without any. A report comes after each of the parts it computes. what, hint: for
+    people. Another process that wants rows of
     the same store waits until this one is done, and then finds them. Whenever this is closed, what
     was computed is kept. Raises SaveError if the disk is too small, MissingError if rows lack and
     the cache cannot be written.
@@ -212,15 +228,16 @@ def filling(
         write_json(folder / "store.json", description)
         # Whoever held the lock before may have computed these very rows.
         shards = list(read_shards(folder))
-        _, lacking = find_rows(shards, keys)
+        rows, lacking = find_rows(shards, keys)
         # The same picture twice is one row.
         _, firsts = np.unique(keys[lacking].view("S32"), return_index=True)
         lacking = lacking[np.sort(firsts)]
         _refuse_full_disk(folder, len(lacking) * (row_bytes + KEY.itemsize), what, hint)
         started_at, num_done = perf_counter(), 0
-        buffer = _Buffer(folder, engine)
+        computation = compute(lacking, next(iter(rows.engines), None))
+        buffer = _Buffer(folder, computation.engine)
         try:
-            for places, values in compute(lacking):
+            for places, values in computation.rows:
                 shards += buffer.add(keys[places], values)
                 num_done += len(places)
                 yield PassReport(num_done, len(lacking), perf_counter() - started_at, what)

@@ -25,7 +25,7 @@ from heptad.datasets.splits import held_out
 from heptad.errors import DataError
 from heptad.files import Held, hold, sha256_of
 from heptad.records import PassReport
-from heptad.stores import KEY, Rows, filling, find_rows, store_folder
+from heptad.stores import KEY, Computation, Rows, filling, find_rows, store_folder
 
 logger = logging.getLogger("heptad")
 
@@ -135,9 +135,8 @@ def opening_pictures(
         shards = yield from filling(
             description,
             keys,
-            compute=decode,
+            compute=lambda lacking, _: Computation("pillow", decode(lacking)),
             row_bytes=channels * size**2,
-            engine="pillow",
             what=WHAT,
         )
         seen = yield from _all_seen(paths, known, keys, looked, channels=channels)

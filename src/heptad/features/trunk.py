@@ -22,6 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from heptad.architectures import Architecture, Split
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
+from heptad.features.engine import EAGER, start_engine
 from heptad.files import Held, digest_of, hold
 from heptad.recipe import Recipe
 from heptad.records import PassReport
@@ -29,6 +30,7 @@ from heptad.stages.data import ImageSource, Sources
 from heptad.stages.model import Model
 from heptad.stores import (
     KEY,
+    Computation,
     Rows,
     Shard,
     filling,
@@ -67,11 +69,11 @@ class View:
 Places = tuple[View, NDArray[np.int64], Tensor]
 
 FORMAT = 2
-ENGINE = "eager"
-# A batch of the pass has about this many pixels, but this many images at least: 32 images of 64 px,
-# 4 of 224 px. Larger ones leave the cache: ResNet50 gives 227 images/s at 32 and 190 at 256, VGG16
-# as many at 4 as at 32 (two cores of an Intel Xeon, torch 2.14.1, 2026-11-23).
-PIXELS_AT_A_TIME = 1 << 17
+# A batch of the pass has about this many pixels, but this many images at least: 64 images of 64 px,
+# 5 of 224 px. Larger ones leave the cache, smaller ones spend their time on laying out weights.
+PIXELS_AT_A_TIME = 1 << 18
+# A pass over fewer pixels is over before a trunk is rewritten for it: 512 images of 64 px.
+WORTH_REWRITING = 1 << 21
 LEAST_IMAGES_AT_A_TIME = 4
 
 
@@ -185,11 +187,13 @@ def computing(
     store: dict[str, Any],
     *,
     num_views: int | None = None,
+    engine: str = "auto",
 ) -> Generator[PassReport | Sources, None, None]:
     """Give the sources' features, computing only what is not kept; last, sources of features.
 
     A report comes after each batch of the pass. Sources of features are given back as they are.
-    store: its description. num_views: augmented versions of the training images. Raises SaveError
+    store: its description. num_views: augmented versions of the training images. engine: as in
+    `RunOptions`; rows that are there are used whatever computed them. Raises SaveError
     if the disk is too small, NotFiniteError for a feature that is NaN or infinite, MissingError if
     features lack and the cache cannot be written, RecipeError if features that are given come from
     another network or transform.
@@ -207,9 +211,10 @@ def computing(
     shards = yield from filling(
         store,
         np.concatenate(keys),
-        compute=lambda lacking: _pass(trunk, views, lacking, store["dtype"]),
+        compute=lambda lacking, begun: _pass(
+            trunk, views, lacking, store["dtype"], engine=engine if engine != "auto" else begun
+        ),
         row_bytes=row_bytes,
-        engine=ENGINE,
         what="the trunk's pass",
         hint="try --feature-dtype float16 or --trunk off",
     )
@@ -221,6 +226,16 @@ def computing(
     versions = tuple(find_rows(shards, own_keys)[0] for own_keys in keys[len(plain) :])
     parts[0] = replace(parts[0], views=versions)
     yield sources.with_parts(parts)
+
+
+def engine_of(sources: Sources) -> str:
+    """Name what computed the features; the network as it is where there are none."""
+    used: dict[str, None] = {}
+    for source in sources.parts:
+        if isinstance(source, FeatureSource):
+            for rows in (source.rows, *source.views):
+                used |= dict.fromkeys(rows.engines)
+    return ", ".join(sorted(used)) or EAGER
 
 
 def features_digest(sources: Sources) -> str:
@@ -257,17 +272,34 @@ def _feature_source(
 
 
 def _pass(
-    trunk: nn.Module, views: Sequence[View], lacking: NDArray[np.int64], dtype: str
-) -> Generator[tuple[NDArray[np.int64], NDArray[Any]], None, None]:
-    """Compute the rows `lacking` of all views laid end to end; give places and features."""
+    trunk: nn.Module,
+    views: Sequence[View],
+    lacking: NDArray[np.int64],
+    dtype: str,
+    *,
+    engine: str | None,
+) -> Computation:
+    """Compute the rows `lacking` of all views laid end to end.
+
+    engine: the one asked for, or that the pass began with; None leaves the choice.
+    """
     trunk.eval()
-    yield from _answers(trunk, _batches(views, lacking), dtype)
+    pixels = views[0].source.transform.image_size ** 2
+    batch_size = max(LEAST_IMAGES_AT_A_TIME, PIXELS_AT_A_TIME // pixels)
+    batches = list(_batches(views, lacking, batch_size))
+    if engine is None:
+        engine = "auto" if len(lacking) * pixels >= WORTH_REWRITING else EAGER
+    if engine == EAGER or not batches:
+        return Computation(EAGER, _answers(trunk, batches, dtype))
+    view, _, indices = batches[0]
+    name, module = start_engine(trunk, view.take(indices), wanted=engine, batch_size=batch_size)
+    return Computation(name, _answers(module, batches, dtype))
 
 
-def _batches(views: Sequence[View], lacking: NDArray[np.int64]) -> Iterator[Places]:
+def _batches(
+    views: Sequence[View], lacking: NDArray[np.int64], batch_size: int
+) -> Iterator[Places]:
     """Cut the rows `lacking` into batches of one view."""
-    fitting = PIXELS_AT_A_TIME // views[0].source.transform.image_size ** 2
-    batch_size = max(LEAST_IMAGES_AT_A_TIME, fitting)
     start = 0
     for view in views:
         stop = start + len(view.source.labels)

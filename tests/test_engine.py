@@ -1,0 +1,201 @@
+"""The rewritten trunk gives what the trunk gives, whatever it is made of; and which one is used."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+from torchvision.models import mobilenet_v3_small, resnet18, resnet50, vgg11_bn, vgg16
+
+import heptad
+from heptad.cycle import preparing
+from heptad.errors import RecipeError
+from heptad.features.engine import rewritten
+from heptad.features.trunk import engine_of
+from heptad.features.winograd import winograd, winograd_weight
+from heptad.recipe import RunOptions
+from heptad.records import PassReport
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_real_statistics(network: nn.Module, size: int) -> nn.Module:
+    """Give BatchNorm statistics of some images; those of a new network are zeros and ones."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(drawn(8, 3, size, size, seed=3))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 3), (4, 4), (5, 9), (8, 8), (13, 6), (57, 58)], ids=str
+)
+def test_winograds_convolution_is_the_direct_one(size):
+    images, weight, bias = drawn(3, 7, *size), drawn(5, 7, 3, 3, seed=1), drawn(5, seed=2)
+    expected = conv2d(images.double(), weight.double(), bias.double(), padding=1)
+    laid = images.double().permute(0, 2, 3, 1).contiguous()
+    found = winograd(laid, winograd_weight(weight.double()), bias.double())
+    torch.testing.assert_close(found.permute(0, 3, 1, 2), expected, rtol=0, atol=1e-11)
+
+
+def test_winograds_rounding_is_within_24_units_of_float32():
+    """With the customary points 0, 1, -1, 2, -2 it is about 33."""
+    images, weight = drawn(4, 128, 16, 16).relu(), drawn(128, 128, 3, 3, seed=1)
+    exact = conv2d(images.double(), weight.double(), padding=1)
+    laid = images.permute(0, 2, 3, 1).contiguous()
+    found = winograd(laid, winograd_weight(weight), torch.zeros(128)).permute(0, 3, 1, 2)
+    error = (found - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert error < 24 * 2**-24
+
+
+class Odd(nn.Module):
+    """What torchvision's networks lack: shared layers, odd paddings, a layer read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 128, 3, padding="same")
+        self.shared = nn.Conv2d(128, 128, 3, padding=1)
+        self.norm_1, self.norm_2 = nn.BatchNorm2d(128), nn.BatchNorm2d(128, affine=False)
+        self.uneven = nn.Conv2d(128, 128, (3, 1), padding=(1, 0), groups=2)
+        self.wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2, padding_mode="reflect")
+        self.last = nn.Conv2d(128, 128, 5, stride=3, padding=1, bias=False)
+
+    def forward(self, images):
+        found = self.norm_1(self.shared(self.first(images)))
+        found = found + self.norm_2(self.shared(found))
+        uneven = self.uneven(found)
+        both = uneven + self.norm_1(uneven)
+        return self.last(self.wide(both)).relu().flatten(1)
+
+
+NETWORKS = {
+    "resnet50": (resnet50, 64),
+    "resnet18, 97 px": (resnet18, 97),
+    "vgg16": (lambda: vgg16().features, 64),
+    "vgg11_bn": (lambda: vgg11_bn().features, 48),
+    "mobilenet": (lambda: mobilenet_v3_small().features, 64),
+    "odd": (Odd, 12),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_a_rewritten_network_errs_about_as_the_network_itself_does(name, batch_size):
+    torch.manual_seed(0)
+    build, size = NETWORKS[name]
+    network = with_real_statistics(build(), size)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    images = drawn(3, 3, size, size)
+    with torch.inference_mode():
+        exact = copy.deepcopy(network).double()(images.double())
+        error = (network(images) - exact).abs().max()
+        found = rewritten(network, images, batch_size=batch_size)(images)
+    assert (found - exact).abs().max() < 5 * error
+    # A control: what it would be taken for is not as near.
+    assert (exact[0] - exact[1]).abs().max() > 1000 * error
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key])
+        assert value.stride() == before[key].stride()
+
+
+def test_all_the_ways_are_taken_and_every_batchnorm_is_gone():
+    network = with_real_statistics(resnet50(), 64)
+    module = rewritten(network, drawn(1, 3, 64, 64), batch_size=64)
+    kinds = [type(each).__name__ for each in module.modules()]
+    # 3 x 3 kernels that keep the size: three of the second stage, five of the third, and two of
+    # the fourth, of 2 x 2 pixels. Others that give 4 x 4 pixels or fewer: 13 of the third stage, 8
+    # of the fourth.
+    num_suited = 3 + 5 + 2 + 13 + 8
+    assert (kinds.count("Convolution"), kinds.count("Conv2d")) == (num_suited, 53 - num_suited)
+    assert "BatchNorm2d" not in kinds
+
+
+@pytest.fixture
+def recipe(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return heptad.load_recipe(
+        "resnet50", data=str(digits), weights="none", image_size=32, limit=20, epochs=1
+    )
+
+
+def features(recipe, engine):
+    cycle = heptad.prepare(recipe, RunOptions(engine=engine))
+    train = cycle.sources.train
+    return engine_of(cycle.sources), train.take(torch.arange(len(train.labels)), None)
+
+
+def test_a_run_notes_the_engine_and_both_give_the_same_features(recipe, tmp_path, monkeypatch):
+    used, expected = features(recipe, "eager")
+    assert used == "eager"
+    # What is kept serves, whatever computed it.
+    assert features(recipe, "rewritten")[0] == "eager"
+    monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "other"))
+    used, found = features(recipe, "rewritten")
+    assert used == "rewritten"
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert not torch.equal(found, expected)
+    run = heptad.train(recipe, RunOptions(out="run"))
+    assert json.loads((run.folder / "metrics.json").read_text())["execution"]["engine"] == used
+
+
+def test_a_small_pass_is_not_worth_rewriting_unless_it_goes_on(recipe, tmp_path, monkeypatch):
+    assert features(recipe, "auto")[0] == "eager"
+    monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "other"))
+    assert features(recipe, "rewritten")[0] == "rewritten"
+    # 40 more images of the same store go on with what the first were computed by.
+    assert features(recipe.changed(limit=40), "auto")[0] == "rewritten"
+
+
+@pytest.mark.slow
+def test_a_large_pass_is_rewritten_and_so_it_stays_when_it_is_interrupted(recipe):
+    # 712 images of 64 px.
+    large = recipe.changed(limit=None, image_size=64)
+    making = preparing(large)
+    reports = [next(making) for _ in range(6)]
+    assert all(isinstance(report, PassReport) for report in reports)
+    making.close()
+    assert features(large, "auto")[0] == "rewritten"
+
+
+class Branching(nn.Sequential):
+    """A layer that cannot be traced: it looks at its values."""
+
+    def forward(self, images):
+        return super().forward(images) if images.sum() > -1e30 else images
+
+
+class Leaving(nn.Sequential):
+    """A layer that rewriting gets wrong: it answers otherwise every time."""
+
+    def forward(self, images):
+        return super().forward(images) * torch.rand(())
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [(Branching, r"fails \(TraceError"), (Leaving, "differ by .* more than 1e-04")],
+)
+def test_a_network_that_cannot_be_rewritten_runs_as_it_is_and_that_is_said(
+    recipe, layer, said, caplog
+):
+    network = heptad.prepare(recipe, RunOptions(trunk="off")).whole.network
+    network.layer1 = layer(*network.layer1)
+    # 2,100 images of 32 px would pay for a rewriting; so do few that are asked for by name.
+    with pytest.raises(RecipeError, match=f"engine is rewritten, which cannot serve: it.*{said}"):
+        heptad.prepare(recipe, RunOptions(engine="rewritten"), network=network)
+    many = recipe.changed(limit=None, image_size=64)
+    making = preparing(many, network=network)
+    with caplog.at_level(logging.WARNING, logger="heptad"):
+        assert isinstance(next(making), PassReport)
+    making.close()
+    assert "the trunk's pass runs the network as it is" in caplog.text
