@@ -232,7 +232,8 @@ def _patches(convolution: nn.Conv2d) -> Way:
     bias = _bias(convolution)
 
     def convolve(images: Tensor) -> Tensor:
-        padded = pad(images, (0, 0, margin, margin, margin, margin))
+        # Without a margin, padding would still copy.
+        padded = pad(images, (0, 0, margin, margin, margin, margin)) if margin else images
         patches = padded.unfold(1, side, stride).unfold(2, side, stride)  # [N, H, W, C, k, k]
         rows = patches.permute(0, 1, 2, 4, 5, 3).reshape(-1, matrix.shape[1])
         return linear(rows, matrix, bias).view(*patches.shape[:3], -1)

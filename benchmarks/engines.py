@@ -1,0 +1,99 @@
+"""Ways to compute the features of a frozen trunk, in images a second, side by side.
+
+    python benchmarks/engines.py [resnet50] [vgg16] [--rounds 3] [--compile] [--openvino]
+
+ResNet50 at 64 pixels in batches of 64, VGG16 at 224 pixels in batches of 5, made weights: the
+network as it is, laid channels last, and rewritten as Heptad runs it; with --compile torch.compile
+with freezing (which needs a C++ compiler), with --openvino OpenVINO in float32 (`pip install
+openvino`). The ways take turns; the median of the rounds counts, a ratio is against the network as
+it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from heptad.architectures import ARCHITECTURES
+from heptad.features.engine import rewritten
+
+SIZES = {"resnet50": (64, 64, 10), "vgg16": (224, 5, 2)}
+
+
+def compiled(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    laid = copy.deepcopy(trunk).to(memory_format=torch.channels_last)
+    module = torch.compile(laid)
+    module(images)
+    return module
+
+
+def in_openvino(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+    import openvino
+
+    model = openvino.convert_model(trunk, example_input=images, input=[list(images.shape)])
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled_model = openvino.compile_model(model, "CPU", settings)
+    return lambda batch: torch.from_numpy(compiled_model(batch.numpy())[0])
+
+
+def measure(name: str, wanted: argparse.Namespace) -> None:
+    size, batch_size, repeats = SIZES[name]
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    trunk = architecture.splits[-1].trunk(architecture.build(3, 10)).eval()
+    images = 2 * torch.rand(batch_size, 3, size, size) - 1
+    makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+        "the network as it is": lambda: trunk,
+        "channels last": lambda: copy.deepcopy(trunk).to(memory_format=torch.channels_last),
+        "rewritten": lambda: rewritten(trunk, images[:1], batch_size=batch_size),
+    }
+    if wanted.compile:
+        makers["compiled, frozen"] = lambda: compiled(trunk, images)
+    if wanted.openvino:
+        makers["OpenVINO, float32"] = lambda: in_openvino(trunk, images)
+    print(f"{name} at {size} px, batches of {batch_size}, {torch.get_num_threads()} threads")
+    ways, rates = {}, {}
+    expected = copy.deepcopy(trunk).double()(images.double())
+    for way, make in makers.items():
+        started_at = perf_counter()
+        ways[way] = make()
+        made_s = perf_counter() - started_at
+        error = float((ways[way](images) - expected).abs().max() / expected.abs().max())
+        rates[way] = []
+        print(f"  {way:24s} made in {made_s:5.1f} s, error {error:.0e} of the largest feature")
+    for _ in range(wanted.rounds):
+        for way, compute in ways.items():
+            started_at = perf_counter()
+            for _ in range(repeats):
+                compute(images)
+            rates[way].append(batch_size * repeats / (perf_counter() - started_at))
+    base = statistics.median(rates["the network as it is"])
+    for way, found in rates.items():
+        median = statistics.median(found)
+        spread = f"({min(found):.1f} to {max(found):.1f})"
+        print(f"  {way:24s} {median:6.1f} images/s {spread:18s} {median / base:.2f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="NETWORK", default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--openvino", action="store_true")
+    wanted = parser.parse_args()
+    with torch.inference_mode():
+        for name in wanted.names:
+            measure(name, wanted)
+
+
+if __name__ == "__main__":
+    main()
