@@ -219,6 +219,12 @@ ROWS = [
         "the folder unfinished holds a run that was not finished: recipe.json is there.",
     ),
     Row(
+        "events for TensorBoard without its package",
+        TRAIN + " --tensorboard",
+        6,
+        "tensorboard is asked for, but the package of that name is not installed.",
+    ),
+    Row(
         "a further file under a name that is taken",
         TRAIN + " --training-stats metrics.json",
         2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -22,8 +23,10 @@ def bad_things(digits, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch):
+def no_network_and_no_extra(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    # As if it were not installed.
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
 
 
 def as_in_the_docs(message):

@@ -26,7 +26,7 @@ ORDER = [
     ["recipes"],
     ["records", "measures"],
     ["stores"],
-    ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log"],
+    ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log", "event_log"],
     [
         "stages.device",
         "stages.data",

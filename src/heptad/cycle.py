@@ -20,6 +20,7 @@ from torch import nn
 from heptad.checkpoints.keeping import Keeper, begin, find_resume
 from heptad.cycle_state import Best, Cycle
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
+from heptad.event_log import check_tensorboard
 from heptad.features.statistics import recalibrate
 from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
 from heptad.files import digest_of, write_bytes
@@ -322,6 +323,8 @@ def run(
     """
     started_at = perf_counter()
     check_output(recipe, options)
+    if options.tensorboard:
+        check_tensorboard()
     with claimed(recipe, options) as folder:
         found = find_resume(folder, recipe) if options.resume else None
         if isinstance(found, Run):

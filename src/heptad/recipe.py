@@ -316,6 +316,12 @@ class RunOptions(Settings):
         ),
     )
 
+    tensorboard: bool = Field(
+        False,
+        description="Write losses and accuracies as events for TensorBoard into the run folder too"
+        " (needs the extra: pip install 'heptad[tensorboard]').",
+    )
+
     @field_serializer("memory", "cache_size")
     def _as_bytes(self, size: ByteSize) -> int:
         return int(size)

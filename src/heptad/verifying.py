@@ -9,6 +9,7 @@ from typing import Any
 
 from heptad.checkpoints.store import DAMAGED, facts_of_checkpoint, list_checkpoints
 from heptad.errors import DamagedError, RecipeError, RunError
+from heptad.event_log import EVENTS
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
 from heptad.run_folder import CHECKPOINTS, LOCK, RUN_FILES
@@ -80,6 +81,8 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
         return Finding(path.name, True, "can be read; it has no hash before the run is finished")
     if path.name in RUN_FILES and not is_finished:
         return Finding(path.name, True, "of a run that is not finished, without a hash yet")
+    if path.match(EVENTS):
+        return Finding(path.name, True, "for TensorBoard, without a hash")
     return Finding(path.name, True, "not a file of the run")
 
 

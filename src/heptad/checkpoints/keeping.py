@@ -17,6 +17,7 @@ from heptad.checkpoints.store import (
 )
 from heptad.cycle_state import Cycle
 from heptad.errors import DamagedError, RunError, SaveError, damage_in, is_of_memory
+from heptad.event_log import EventLog
 from heptad.files import write_json
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
@@ -126,14 +127,16 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
 class Keeper:
     """What is kept of a run while it trains: its log, the epochs done, its checkpoints.
 
-    every: steps, or seconds, between two checkpoints. earlier_seconds: of the cycle and of the
-    trunk's pass before a resume; checkpoint_seconds: of saving, before and now. resumed_from: the
-    steps at which the run was resumed.
+    events: for TensorBoard, where that is asked for. every: steps, or seconds, between two
+    checkpoints. earlier_seconds: of the cycle and of the trunk's pass before a resume;
+    checkpoint_seconds: of saving, before and now. resumed_from: the steps at which the run was
+    resumed.
     """
 
     cycle: Cycle
     folder: Path
     log: MetricsLog
+    events: EventLog | None
     every: str
     started_at: float
     epochs: list[EpochReport] = field(default_factory=list)
@@ -162,8 +165,13 @@ class Keeper:
             self.log.add(report)
         if isinstance(report, EpochReport):
             self.epochs.append(report)
+            self._follow()
         if self._is_due(report):
             self._try_to_save()
+
+    def _follow(self) -> None:
+        if self.events:
+            self.events.follow()
 
     def _is_due(self, report: StepReport | EvaluationReport | EpochReport) -> bool:
         if not self.every.endswith("s"):
@@ -201,6 +209,7 @@ class Keeper:
         }
         name = checkpoint_name(cycle.num_steps, *cycle.evaluated)
         save_checkpoint(self.folder / CHECKPOINTS, name, tensors, facts)
+        self._follow()
 
     def save_at_the_end(self) -> None:
         """Save the last checkpoint, from which stage 7 can be repeated and epochs be added."""
@@ -240,6 +249,8 @@ def begin(
         cycle,
         folder,
         log=MetricsLog(folder / "metrics.jsonl", found.log if found else b""),
+        # After the log, which is cut to what is kept of it.
+        events=EventLog(folder) if options.tensorboard else None,
         every=options.checkpoint_every,
         started_at=started_at,
         epochs=epochs,
