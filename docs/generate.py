@@ -27,6 +27,7 @@ COMMANDS = (
     "",
     "train",
     "evaluate",
+    "compare",
     "predict",
     "resume",
     "verify",

@@ -40,8 +40,8 @@ ROWS = [
         "unknown command",
         "trian lenet5",
         2,
-        'Unknown command "trian". Did you mean "train"?'
-        " Available commands: train, resume, evaluate, predict, verify, scan, recipes, fetch, ...",
+        'Unknown command "trian". Did you mean "train"? Available commands:'
+        " train, resume, evaluate, compare, predict, verify, scan, recipes, ...",
     ),
     Row(
         "unknown flag",
@@ -229,7 +229,7 @@ ROWS = [
         TRAIN + " --training-stats metrics.json",
         2,
         "training_stats is metrics.json, which every run has for another purpose; taken:"
-        " recipe.json, environment.json, metrics.jsonl, metrics.json, predictions.npz.",
+        " recipe.json, environment.json, metrics.jsonl, epochs.csv, metrics.json, predictions.npz.",
     ),
     # Data
     Row(
@@ -597,6 +597,57 @@ ROWS = [
         5,
         "garbled/metrics.json is damaged: Expecting value: line 1 column 1 (char 0).",
     ),
+    # Evaluating and comparing
+    Row(
+        "answers in the place of a run's own",
+        "evaluate run --predictions run/predictions.npz",
+        2,
+        "predictions is run/predictions.npz, which is a file of the run in run.",
+    ),
+    Row(
+        "answers in an unknown kind of file",
+        "evaluate run --csv answers.txt",
+        2,
+        "csv is answers.txt; allowed: a file name ending in .csv.",
+    ),
+    Row("nothing to compare", "compare", 2, "no run is named; allowed: two runs or more."),
+    Row(
+        "one run to compare",
+        "compare run",
+        2,
+        "run alone is named; allowed: two runs or more.",
+    ),
+    Row("one run named twice", "compare run ./run", 2, "run and run are the same run."),
+    Row(
+        "runs of different classes",
+        "compare run picture-run",
+        2,
+        "run and picture-run do not know the same classes.",
+    ),
+    Row(
+        "runs with different test images",
+        "compare run other-sample",
+        2,
+        "run and other-sample were not tested on the same images.",
+    ),
+    Row(
+        "a comparison with answers that were changed",
+        "compare run spoilt-answers",
+        5,
+        "spoilt-answers/predictions.npz is missing.",
+    ),
+    Row(
+        "a picture of a comparison that is no PNG",
+        "compare run longer --png runs.jpg",
+        2,
+        "png is runs.jpg; allowed: a file name ending in .png.",
+    ),
+    Row(
+        "a table of a comparison that is no LaTeX",
+        "compare run longer --latex runs.txt",
+        2,
+        "latex is runs.txt; allowed: a file name ending in .tex.",
+    ),
     # Going on with a run
     Row(
         "a folder that is no run to go on with",
@@ -856,9 +907,11 @@ def _make_runs(folder: Path) -> None:
     heptad.train(recipe, RunOptions(out="run"))
     for name in (
         *("gone", "newer", "garbled", "flipped", "lacking", "contradicting", "changed"),
-        *("stopped", "longer", "cut", "newer-checkpoint", "other-images"),
+        *("stopped", "longer", "cut", "newer-checkpoint", "other-images", "spoilt-answers"),
     ):
         shutil.copytree(folder / "run", folder / name)
+    heptad.train(recipe.changed(seed=1), RunOptions(out="other-sample"))
+    (folder / "spoilt-answers" / "predictions.npz").unlink()
     _stop_runs(folder)
     (folder / "gone" / "lenet5_digits.pth").unlink()
     metrics = json.loads((folder / "newer" / "metrics.json").read_text())

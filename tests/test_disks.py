@@ -272,7 +272,11 @@ def test_a_disk_with_room_is_not_complained_of(digits, straight, disk, log):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fitting", "missing"),
-    [([WEIGHTS], "predictions.npz"), ([WEIGHTS, "predictions.npz"], "metrics.json")],
+    [
+        ([WEIGHTS], "predictions.npz"),
+        ([WEIGHTS, "predictions.npz"], "epochs.csv"),
+        ([WEIGHTS, "predictions.npz", "epochs.csv"], "metrics.json"),
+    ],
 )
 def test_a_disk_that_fills_while_results_are_written_keeps_the_weights_and_names_what_lacks(
     digits, straight, disk, log, fitting, missing
@@ -293,7 +297,7 @@ def test_a_disk_that_fills_while_results_are_written_keeps_the_weights_and_names
 def test_a_plot_that_finds_no_room_costs_a_warning_alone(digits, straight, disk, log):
     run, here = disk.folder / "run", partial(enter, disk.holder)
     process = halted(train_words(digits, run), log, here, partial(halt_after, "epoch 2"))
-    disk.leave(rooms(straight, WEIGHTS, "predictions.npz", "metrics.json") + PAGE)
+    disk.leave(rooms(straight, WEIGHTS, "predictions.npz", "epochs.csv", "metrics.json") + PAGE)
     assert end(process) == 0
     assert f"the plot {PLOT} could not be made: {run / PLOT} could not be written" in (
         log.read_text()

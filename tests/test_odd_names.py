@@ -71,6 +71,15 @@ def trained(digits, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def other(digits, tmp_path_factory):
+    """A second run on the same images."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    words = [*TRAIN, "--learning-rate", "0.01", "--data", str(digits)]
+    assert main([*words, "--out", str(folder), "--json"]) == 0
+    return folder
+
+
 def said(*words: object) -> tuple[int, str, str]:
     """Carry out a command: its code and what it said, which must be text and nothing else."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
@@ -136,13 +145,17 @@ def test_a_stopped_run_may_have_any_name(name, trained, workplace):
     assert (code, "Going on after step" in out) == (0, True), err
 
 
-def test_a_finished_run_is_used_under_any_name(name, trained, workplace):
+def test_a_finished_run_is_used_under_any_name(name, trained, other, workplace):
     run = shutil.copytree(trained, f"runs/{name}")
     Image.new("L", (28, 28)).save("picture.png")
     for words in (["evaluate", run], ["verify", run], ["predict", run, "picture.png"]):
         assert said(*words)[0] == 0
         assert document(*words)
     assert document("verify", run)["run"] == run
+    files = ["--csv", "a.csv", "--latex", "a.tex", "--png", "a.png"]
+    assert said("compare", run, other, *files)[0] == 0
+    assert [one["run"] for one in document("compare", run, other)["runs"]] == [run, str(other)]
+    assert no_text_in(Path("a.csv").read_text() + Path("a.tex").read_text()) == []
 
 
 def test_a_data_folder_may_have_any_name(name, digits, trained, workplace):
@@ -246,6 +259,8 @@ def test_a_recipe_that_names_odd_things_is_printed_as_text_that_reads_back(name,
         ["train", "lenet5", "{}"],
         ["resume", "{}"],
         ["evaluate", "{}"],
+        ["compare", "{}", "{}2"],
+        ["compare", "{}", "{}2", "--png", "{}"],
         ["verify", "{}"],
         ["predict", "{}", "{}"],
         ["predict", "{}", "picture.png", "--top", "{}"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import pickle
@@ -15,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
+from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
 from torch import nn
 from torchvision.models import resnet50, vgg16
 
 import heptad
+from conftest import write_pictures
 from heptad.errors import DamagedError, OutputError, RunError
 from heptad.recipe import RunOptions
 from heptad.stages.saving import sealed
@@ -30,6 +34,7 @@ ALWAYS = {
     "recipe.json",
     "environment.json",
     "metrics.jsonl",
+    "epochs.csv",
     "metrics.json",
     "predictions.npz",
 }
@@ -155,6 +160,42 @@ def test_metrics_json_says_what_was_done_and_agrees_with_the_predictions(lenet_r
     }
     assert 0 < execution["checkpoint_seconds"] < metrics["seconds"]
     assert 0 < metrics["train_seconds"] < metrics["seconds"]
+
+
+def test_metrics_json_has_what_scikit_learn_makes_of_the_answers(lenet_run):
+    metrics = lenet_run.metrics
+    with np.load(lenet_run.folder / "predictions.npz") as predictions:
+        logits, labels = predictions["logits"], predictions["labels"]
+    macro = precision_recall_fscore_support(
+        labels, logits.argmax(1), average="macro", labels=np.unique(labels), zero_division=0
+    )
+    for name, expected in zip(("precision", "recall", "f1"), macro, strict=False):
+        assert metrics[f"test_macro_{name}"] == pytest.approx(expected, rel=1e-12)
+    assert metrics["test_top_k_accuracy"] == {
+        str(k): top_k_accuracy_score(labels, logits, k=k) for k in (2, 3, 5)
+    }
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    bins = np.ceil(15 * probabilities.max(1))
+    gaps = probabilities.max(1) - (logits.argmax(1) == labels)
+    expected = sum(abs(gaps[bins == number].sum()) for number in range(16)) / 200
+    assert metrics["test_calibration_error"] == pytest.approx(expected, rel=1e-9)
+    assert (metrics["parameters"], metrics["trained_parameters"]) == (61_706, 61_706)
+
+
+def test_two_classes_have_no_second_likeliest(digits, workplace, mnist):
+    images, labels = mnist["train"]
+    few = np.flatnonzero(labels < 2)[:40]
+    write_pictures(workplace / "two", images[few, 0], labels[few])
+    run = heptad.train(heptad.load_recipe("lenet5", data="two", epochs=1))
+    assert run.metrics["test_top_k_accuracy"] == {}
+
+
+def test_epochs_csv_has_the_epochs_of_metrics_json(lenet_run):
+    with (lenet_run.folder / "epochs.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    expected = [{k: v for k, v in e.items() if k != "seconds"} for e in lenet_run.metrics["epochs"]]
+    assert rows == expected
+    assert list(rows[0]) == ["epoch", "train_loss", "test_loss", "test_accuracy"]
 
 
 def test_the_hashes_in_metrics_json_are_those_of_the_files(lenet_run):

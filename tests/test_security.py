@@ -269,10 +269,11 @@ def tables(**changes):
         *(tables(ids=np.zeros(3, np.int64)), tables(logits=np.zeros(200, np.float32))),
         *(tables(labels=np.full(200, 10)), tables(labels=np.zeros(200, np.float32))),
         *(tables(logits=np.zeros((200, 10), complex)), tables(logits=np.full((200, 10), "a"))),
+        tables(logits=np.full((200, 10), np.nan)),
     ],
     ids=[
         *("empty", "no zip", "no array", "cut short", "counts that differ", "too flat"),
-        *("a label too high", "labels that are no counts", "complex", "text"),
+        *("a label too high", "labels that are no counts", "complex", "text", "no number"),
     ],
 )
 def test_forged_answers_are_found(content, run, capsys):

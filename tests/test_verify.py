@@ -38,7 +38,7 @@ def test_a_finished_run_is_whole(run, capsys):
 
 NAMES = [
     *("metrics.json", "recipe.json", "environment.json", "metrics.jsonl"),
-    *("predictions.npz", "lenet5_digits.pth", "lenet5_digits.png"),
+    *("predictions.npz", "lenet5_digits.pth", "lenet5_digits.png", "epochs.csv"),
     *("checkpoints/step-00000032/state.safetensors", "checkpoints/step-00000032/manifest.json"),
 ]
 # A run without its metrics.json is one that is not finished.
@@ -53,7 +53,7 @@ def test_every_single_change_is_found_and_named(run, capsys, name, change):
     assert (code, found["whole"]) == (5, False)
     assert name.removesuffix("/state.safetensors").removesuffix("/manifest.json") in damaged
     # The checkpoints know the log as it was; without metrics.json nothing can be checked.
-    assert len(damaged) == {"metrics.jsonl": 3, "metrics.json": 7}.get(name, 1)
+    assert len(damaged) == {"metrics.jsonl": 3, "metrics.json": 8}.get(name, 1)
 
 
 def test_an_unfinished_run_is_examined_too(run, capsys):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from heptad.recipe import Recipe, RunOptions
     from heptad.recipes import RECIPES, ShippedRecipe, load_recipe
     from heptad.records import EpochReport, Position, Run, Scores, StepReport
+    from heptad.reports.comparing import compare
+    from heptad.reports.comparison import Comparison
 
 _HOMES = {
     "ARCHITECTURES": "architectures",
@@ -31,6 +33,7 @@ _HOMES = {
     "CATALOG": "datasets.catalog",
     "CatalogEntry": "datasets.catalog",
     "Classifier": "classifier",
+    "Comparison": "reports.comparison",
     "Cycle": "cycle_state",
     "EpochReport": "records",
     "HeptadError": "errors",
@@ -43,6 +46,7 @@ _HOMES = {
     "Scores": "records",
     "ShippedRecipe": "recipes",
     "StepReport": "records",
+    "compare": "reports.comparing",
     "epochs": "cycle",
     "load_recipe": "recipes",
     "load_run": "classifier",

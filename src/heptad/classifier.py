@@ -32,8 +32,8 @@ from heptad.stages.saving import (
     PICTURES,
     TRAINED_PART,
     check_file,
-    held_out_pictures,
     read_metrics,
+    tested_pictures,
 )
 
 # Few enough for VGG16, whose widest layer takes 13 MB an image.
@@ -161,7 +161,9 @@ class Classifier:
             transform=self.transform,
             device=self.device,
             memory=memory,
-            held_out=held_out_pictures(self.folder, self.metrics) if data is None else None,
+            held_out=self._held_out() if data is None else None,
+            # Runs of earlier versions have none.
+            test_set=self.metrics.get("test_set") if data is None else None,
         )
         tally = Tally()
         for answers in score_batches(self.model, ordered_batches(source, recipe)):
@@ -170,6 +172,10 @@ class Classifier:
                 len(self.metrics["epochs"]), tally.num_images, len(source.labels)
             )
         yield tally.scores()
+
+    def _held_out(self) -> frozenset[str] | None:
+        tested = tested_pictures(self.folder, self.metrics)
+        return None if tested is None else frozenset(tested.values())
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
         """Score the network and give the scores; see `scoring`."""
@@ -190,7 +196,7 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
         recipe = Recipe(**metrics["recipe"])
         classes = tuple(map(str, metrics["classes"]))
         start = dict(metrics["weights"])
-        path, expected = _weights_in(folder, metrics)
+        path, expected = find_weights(folder, metrics)
         architecture = find_architecture(
             recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
         )
@@ -224,7 +230,8 @@ def _transform_in(metrics: dict[str, Any], recipe: Recipe) -> Transform:
     return transform
 
 
-def _weights_in(folder: Path, metrics: dict[str, Any]) -> tuple[Path, str]:
+def find_weights(folder: Path, metrics: dict[str, Any]) -> tuple[Path, str]:
+    """Give the file that holds a run's weights, whole or their trained part, and its SHA-256."""
     files = dict(metrics["files"])
     names = [name for name in files if name.endswith(".pth")]
     # Without the whole network its trained part stands for it.

@@ -1,12 +1,16 @@
-"""Pictures of a training: the loss of every step and epoch, the accuracy of every epoch."""
+"""Pictures of a training, its losses and accuracies, and of the accuracies of several."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 
 # Blue and orange of Okabe & Ito, which people with any colour vision tell apart.
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#8FA6B5"
+# Of a picture of several runs.
+BASE_INCHES, INCHES_A_RUN = 1.1, 0.42
+LONGEST_NAME = 40
 
 
 def plot_training(
@@ -85,3 +89,60 @@ def plot_training(
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def plot_accuracies(
+    title: str,
+    *,
+    names: Sequence[str],
+    accuracies: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+) -> bytes:
+    """Draw the accuracies of runs with their intervals, a line each from the top, as a PNG.
+
+    Accuracies and intervals are fractions.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = BASE_INCHES + INCHES_A_RUN * len(names)
+    figure = Figure(figsize=(9, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11, loc="left")
+    places = range(len(names))
+    percent = [100 * accuracy for accuracy in accuracies]
+    below = [100 * (a - low) for a, (low, _) in zip(accuracies, intervals, strict=True)]
+    above = [100 * (high - a) for a, (_, high) in zip(accuracies, intervals, strict=True)]
+    axes.errorbar(
+        percent, places, xerr=[below, above], color=BLUE, marker="s", linestyle="none", capsize=4
+    )
+    for place, value, (low, high) in zip(places, percent, intervals, strict=True):
+        axes.annotate(
+            f"{value:.2f} % ({100 * low:.2f} to {100 * high:.2f})",
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    # A dollar sign in the name of a folder is no formula.
+    axes.set_yticks(places, map(_shortened, names), parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("test images classified rightly (%)")
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # Of letters that the font lacks, which are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def _shortened(name: str) -> str:
+    """Leave out the middle of a name that would take the room of the picture."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -16,7 +17,14 @@ from heptad.recipe import Recipe, RunOptions
 
 logger = logging.getLogger("heptad")
 
-RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
+RUN_FILES = (
+    "recipe.json",
+    "environment.json",
+    "metrics.jsonl",
+    "epochs.csv",
+    "metrics.json",
+    "predictions.npz",
+)
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"
@@ -47,6 +55,16 @@ def check_output(recipe: Recipe, options: RunOptions) -> None:
         raise OutputError(f"no run folder can be made at {folder}: {nearest} is a file.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(f"no run folder can be made at {folder}: {nearest} cannot be written.")
+
+
+def is_of_run(path: Path) -> bool:
+    """Tell whether a file is one that the run in its folder, finished or not, has saved."""
+    if path.name in RUN_FILES and (path.parent / "recipe.json").is_file():
+        return True
+    try:
+        return path.name in json.loads((path.parent / "metrics.json").read_bytes())["files"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def refuse_run(folder: Path) -> None:

@@ -26,8 +26,8 @@ from heptad.cli.display import say
 from heptad.cli.streams import PlainConsole
 from heptad.cli.text import one_line, table_field
 from heptad.datasets.pictures import read_picture
-from heptad.errors import ImageError, OutputError
-from heptad.files import user_path, write_bytes
+from heptad.errors import ImageError
+from heptad.files import write_bytes
 from heptad.reports.answer_sheet import Shown, draw_sheet
 
 # A sheet of more would be too long to look at; it says so.
@@ -62,24 +62,6 @@ class Answer:
         """Give it as plain values, for JSON."""
         named = [{"name": name, "probability": value} for name, value in self.classes]
         return {"image": str(self.path), "unsure": self.is_unsure, "classes": named}
-
-
-def output_path(flag: str, text: str | None, suffix: str, pictures: Sequence[Path]) -> Path | None:
-    """Give the file that a flag names, before any work; raises OutputError if it cannot be made.
-
-    The suffix is asked for, and none of `pictures` allowed, lest something else is overwritten.
-    """
-    if text is None:
-        return None
-    path = user_path(text)
-    if path.suffix.lower() != suffix:
-        raise OutputError(f"{flag} is {text or 'empty'}; allowed: a file name ending in {suffix}.")
-    if not path.parent.is_dir() or path.is_dir():
-        what = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
-        raise OutputError(f"{flag} is {text}, which {what}.")
-    if path.exists() and any(p.exists() and path.samefile(p) for p in pictures):
-        raise OutputError(f"{flag} is {text}, which is one of the pictures.")
-    return path
 
 
 def give_answers(classifier: Classifier, paths: Sequence[Path], wanted: Wanted) -> None:

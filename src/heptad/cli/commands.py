@@ -7,21 +7,18 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
 import heptad
-from heptad.cli.flags import at_least_1, flags_of, given, probability
+from heptad.cli.flags import at_least_1, flags_of, given, output_path, probability
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole
 from heptad.cli.text import one_line
 from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
-
-if TYPE_CHECKING:
-    from heptad.records import Scores
 
 OUTPUT = Group("Output", sort_key=4)
 Json = Annotated[
@@ -125,7 +122,14 @@ def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
 @app.command
 @flags_of(RunOptions, only=("device", "threads"))
 def evaluate(
-    run: str, /, *, data: str | None = None, json: Json = False, **flags: str | None
+    run: str,
+    /,
+    *,
+    data: str | None = None,
+    predictions: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    csv: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    json: Json = False,
+    **flags: str | None,
 ) -> None:
     """Score a finished run on the test images: with an interval, by class, what is taken for what.
 
@@ -135,43 +139,79 @@ def evaluate(
         The run's folder.
     data
         Score on the test images of this data set or folder instead of the run's own.
+    predictions
+        Write an .npz file of every answer: logits, labels and ids, as in the run.
+    csv
+        Write a CSV file with a row for each image: its id, its class, the answer to it.
     """
     options = RunOptions(**given(flags, RunOptions))
+    answers = output_path("predictions", predictions, ".npz")
+    table = output_path("csv", csv, ".csv")
     from heptad.classifier import load_run
+    from heptad.cli.display import say, showing_work
+    from heptad.cli.scores import answers_csv, scores_document, show_scores
+    from heptad.files import write_bytes
+    from heptad.records import Scores
+    from heptad.stages.saving import save_predictions
 
     classifier = load_run(run, device=options.device, threads=options.threads)
     limit = classifier.recipe.limit if data is None else None
-    if json:
-        scores = classifier.evaluate(data)
-        _print_json({"limit": limit, **_scores_document(scores, classifier.classes)})
-        return
-    from heptad.cli.display import say, show_scores, showing_work
-    from heptad.records import Scores
-
     console = PlainConsole()
-    scores = showing_work(console, classifier.scoring(data), Scores)
+    scores = showing_work(console, classifier.scoring(data), Scores, is_silent=json)
+    if answers is not None:
+        save_predictions(answers, scores)
+    if table is not None:
+        write_bytes(table, answers_csv(scores, classifier.classes))
+    if json:
+        _print_json({"limit": limit, **scores_document(scores, classifier.classes)})
+        return
     if limit:
         say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
     show_scores(console, scores, classifier.classes)
+    for path in filter(None, (answers, table)):
+        say(console, f"Every answer is in {path}.")
 
 
-def _scores_document(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
-    from heptad.stages.saving import score_metrics
+@app.command
+def compare(
+    *runs: str,
+    csv: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    latex: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    png: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    json: Json = False,
+) -> None:
+    """Put finished runs side by side and test whether one is better, or could be so by chance.
 
-    rows = scores.confusion.tolist()
-    return {
-        **score_metrics(scores),
-        "classes": [
-            {
-                "name": name,
-                "images": sum(rows[k]),
-                "correct": rows[k][k],
-                "answered": sum(row[k] for row in rows),
-            }
-            for k, name in enumerate(classes)
-        ],
-        "confusion": rows,
-    }
+    Parameters
+    ----------
+    runs
+        The runs' folders, two or more, all tested on the same images.
+    csv
+        Write a CSV file with a row for each run.
+    latex
+        Write a .tex file with two tables, of the runs and of their pairs.
+    png
+        Draw a PNG of the accuracies with their intervals.
+    """
+    from heptad.cli.comparing import as_csv, as_latex, draw, show_comparison
+    from heptad.cli.display import say
+    from heptad.files import write_bytes
+    from heptad.reports.comparing import compare as compare_runs
+
+    named = (("csv", csv, ".csv"), ("latex", latex, ".tex"), ("png", png, ".png"))
+    paths = {flag: output_path(flag, text, suffix) for flag, text, suffix in named}
+    comparison = compare_runs(runs)
+    makers = {"csv": as_csv, "latex": as_latex, "png": draw}
+    written = {path: makers[flag] for flag, path in paths.items() if path is not None}
+    for path, make in written.items():
+        write_bytes(path, make(comparison))
+    if json:
+        _print_json(comparison.as_document())
+        return
+    console = PlainConsole()
+    show_comparison(console, comparison)
+    if written:
+        say(console, f"Written: {', '.join(map(str, written))}.")
 
 
 @app.command
@@ -214,7 +254,7 @@ def predict(
     csv
         Write a CSV file of the answers instead of printing them.
     """
-    from heptad.cli.answers import Wanted, give_answers, output_path
+    from heptad.cli.answers import Wanted, give_answers
     from heptad.datasets.pictures import find_pictures
 
     num_shown, least = at_least_1("top", top), probability("unsure", unsure)

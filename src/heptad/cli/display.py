@@ -346,25 +346,6 @@ def show_summary(console: Console, run: Run) -> None:
     say(console, f"Next: heptad evaluate {word}, or heptad predict {word} IMAGE")
 
 
-def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> None:
-    """Print accuracy, a line for each class, and the confusion matrix."""
-    say(
-        console,
-        f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images; loss {scores.loss:.4f}.",
-        style="bold",
-    )
-    table = Table("class", *map(_right, ("images", "right", "answered")))
-    confusion = Table(_right("is \\ said"), *(_right(one_line(name)) for name in classes))
-    rows = scores.confusion.tolist()
-    for k, name in enumerate(classes):
-        total = sum(rows[k])
-        right = f"{100 * rows[k][k] / total:.1f} %" if total else "none there"
-        table.add_row(one_line(name), f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
-        confusion.add_row(one_line(name), *map(str, rows[k]))
-    console.print(table, confusion)
-
-
 def show_scan(console: Console, report: ScanReport) -> None:
     """Print what a folder of pictures holds, and what in it wants a look."""
     table = Table("class", *map(_right, report.counts))

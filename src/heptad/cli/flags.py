@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from heptad.errors import RecipeError
+from heptad.errors import OutputError, RecipeError
+from heptad.files import user_path
 from heptad.recipe import Recipe, RunOptions, Settings
+from heptad.run_folder import is_of_run
 
 RECIPE_FLAGS = Group("What changes the result", sort_key=2)
 OPTION_FLAGS = Group("How it is carried out", sort_key=3)
@@ -82,6 +85,29 @@ def probability(name: str, text: str) -> float:
     if not 0 <= number <= 1:
         raise RecipeError(f"{name} is {text}; allowed: a number from 0 to 1.")
     return number
+
+
+def output_path(
+    flag: str, text: str | None, suffix: str, pictures: Sequence[Path] = ()
+) -> Path | None:
+    """Give the file that a flag names, before any work; raises OutputError if it cannot be made.
+
+    The suffix is asked for, and neither a file of a run nor one of `pictures` allowed, lest
+    something else is overwritten.
+    """
+    if text is None:
+        return None
+    path = user_path(text)
+    if path.suffix.lower() != suffix:
+        raise OutputError(f"{flag} is {text or 'empty'}; allowed: a file name ending in {suffix}.")
+    if not path.parent.is_dir() or path.is_dir():
+        what = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+        raise OutputError(f"{flag} is {text}, which {what}.")
+    if path.exists() and any(p.exists() and path.samefile(p) for p in pictures):
+        raise OutputError(f"{flag} is {text}, which is one of the pictures.")
+    if path.exists() and is_of_run(path):
+        raise OutputError(f"{flag} is {text}, which is a file of the run in {path.parent}.")
+    return path
 
 
 def given(flags: dict[str, Any], settings: type[Settings]) -> dict[str, Any]:

@@ -30,6 +30,20 @@ def table_field(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
+# Brackets and stars too: after the end of a row they would be its options.
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {character: f"{{{character}}}" for character in "[]*"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\symbol{34}"}
+)
+
+
+def latex_field(text: str) -> str:
+    """Make text one field of a LaTeX table, in which no character does anything."""
+    return one_line(text).translate(LATEX)
+
+
 def escape_what_cannot_be_encoded() -> None:
     """Have standard output escape characters that its encoding lacks, as standard error does."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -32,6 +32,7 @@ from heptad.datasets.picture_set import (
 from heptad.datasets.splits import held_out
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import DataError, RecipeError
+from heptad.files import digest_of
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import START, Batch, PassReport, Position, Source
@@ -209,7 +210,7 @@ class Sources:
 
     validation: training images set apart to choose the best epoch by. pictures: the files that the
     images come from, where each is one. sheet: a PNG of some training images beside augmented
-    versions of them, where they are augmented.
+    versions of them, where they are augmented. test_set: see `identify`; None where nobody did.
     """
 
     name: str
@@ -219,6 +220,7 @@ class Sources:
     validation: Source | None = None
     pictures: PictureSet | None = None
     sheet: bytes | None = None
+    test_set: str | None = None
 
     @property
     def parts(self) -> tuple[Source, ...]:
@@ -255,6 +257,20 @@ def fingerprint(sources: Sources) -> str:
     return digest.hexdigest()
 
 
+def identify(source: ImageSource, pictures: PictureSet | None) -> str:
+    """Name a set of images and their labels by its content: SHA-256, the same for every network.
+
+    Of pictures: their files, whatever their names and order. Of other images: their pixels as they
+    are stored, in order.
+    """
+    if pictures is None:
+        keys = [key.tobytes().hex() for key in source.image_keys()]
+    else:
+        keys = [pictures.seen[place].sha256 for place in source.ids.tolist()]
+    named = list(zip(keys, source.labels.tolist(), strict=True))
+    return digest_of({"images": sorted(named) if pictures else named})
+
+
 def _image_bytes(source: Source) -> Iterator[NDArray[Any]]:
     """Give what tells the images of a source from others: pixels in memory, else their names."""
     if not isinstance(source, ImageSource):
@@ -289,6 +305,7 @@ def opening(
             open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
         )
         sources = Sources(dataset.name, transform, train, test)
+    sources = replace(sources, test_set=identify(test, sources.pictures))
     return _augmented(recipe, _with_validation(recipe, sources)).resized_if_they_fit(memory)
 
 
@@ -390,14 +407,17 @@ def opening_test(
     device: torch.device,
     memory: int,
     held_out: frozenset[str] | None = None,
+    test_set: str | None = None,
 ) -> Generator[PassReport, None, ImageSource]:
     """Open the test images of the recipe's data, to be scored by a network with these `classes`.
 
     Labels are matched by the classes' names. A folder without a test part is scored whole, or the
-    pictures of it with the SHA-256s `held_out`. Raises DataError if the data has a class that the
-    network does not know, held-out pictures are missing, or there is none to score.
+    pictures of it with the SHA-256s `held_out`. test_set: what `identify` gave of the images that
+    the network was tested on; a warning says if these are others. Raises DataError if the data has
+    a class that the network does not know, held-out pictures are missing, or there is none to
+    score.
     """
-    dataset = find_dataset(recipe.data)
+    dataset, pictures = find_dataset(recipe.data), None
     if isinstance(dataset, PictureFolder):
         pictures = yield from _opening_pictures(recipe, dataset, is_to_train=False)
         if pictures.is_split_here:
@@ -407,12 +427,22 @@ def opening_test(
         source = open_source(recipe, dataset, "test", transform=transform, device=device)
     unknown = [name for name in source.classes if name not in classes]
     if unknown:
+        known = [name for name in source.classes if name in classes]
         raise DataError(
             f"{recipe.data} has the classes {some_names(unknown)}, but the run was trained on"
-            f" {some_names(classes)}."
+            f" {some_names(classes)}.",
+            hint=f"{len(known)} of the {len(source.classes)} classes there are the run's"
+            + (f": {some_names(known)}" if known else "")
+            + "; a folder without the others can be scored",
         )
     numbers = torch.tensor([classes.index(name) for name in source.classes])
     matched = replace(source, labels=numbers[source.labels], classes=classes)
+    if test_set is not None and identify(matched, pictures) != test_set:
+        logger.warning(
+            "the test images of %s are not those that the run was tested on: its own figures need"
+            " not come out again",
+            recipe.data,
+        )
     return matched.resized_if_it_fits(memory)
 
 

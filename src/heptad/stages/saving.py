@@ -6,6 +6,7 @@ torchvision's own names.
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import io
 import json
@@ -25,6 +26,7 @@ from torch import nn
 
 from heptad.errors import DamagedError, RunError, damage_in
 from heptad.files import as_word, digest_of, sha256_of, write_bytes, write_json, writing
+from heptad.measures import calibration, macro_measures, measure_classes, num_in_top
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores
@@ -40,6 +42,8 @@ SCHEMA = 1
 PICTURES = "pictures.json"
 # Training images beside augmented versions of them.
 SHEET = "augmentation.png"
+# Of the top-k accuracies.
+TOP_KS = (2, 3, 5)
 MEND = "put the saved file back, or train again"
 PACKAGES = ("heptad", "torch", "torchvision", "numpy", "pillow")
 
@@ -143,6 +147,29 @@ def save_predictions(path: Path, scores: Scores) -> None:
     write_bytes(path, content.getvalue())
 
 
+def epoch_figures(epoch: EpochReport) -> dict[str, int | float]:
+    """Give what an epoch came to, by name; the accuracy is a fraction."""
+    return {
+        "epoch": epoch.epoch,
+        "train_loss": epoch.train_loss,
+        f"{epoch.part}_loss": epoch.scores.loss,
+        f"{epoch.part}_accuracy": epoch.scores.accuracy,
+    }
+
+
+def save_epochs(path: Path, epochs: Sequence[EpochReport]) -> None:
+    """Save the figures of all epochs as CSV; raises SaveError.
+
+    Without their seconds, so that equal runs write equal files.
+    """
+    rows = [epoch_figures(epoch) for epoch in epochs]
+    content = io.StringIO()
+    writer = csv.DictWriter(content, [*rows[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, content.getvalue().encode())
+
+
 def save_network(
     folder: Path, stem: str, network: nn.Module, *, unmoved: Mapping[str, str], save: str
 ) -> list[str]:
@@ -179,6 +206,7 @@ def save_run(
     """
     written = [*saved, *(name for name in RUN_FILES if name != "metrics.json")]
     save_predictions(folder / "predictions.npz", scores)
+    save_epochs(folder / "epochs.csv", epochs)
     if recipe.training_stats:
         save_training_stats(folder / recipe.training_stats, recipe, epochs)
         written.append(recipe.training_stats)
@@ -193,16 +221,7 @@ def save_run(
     metrics = {
         "schema": SCHEMA,
         "recipe": recipe.model_dump(),
-        "epochs": [
-            {
-                "epoch": epoch.epoch,
-                "train_loss": epoch.train_loss,
-                f"{epoch.part}_loss": epoch.scores.loss,
-                f"{epoch.part}_accuracy": epoch.scores.accuracy,
-                "seconds": epoch.seconds,
-            }
-            for epoch in epochs
-        ],
+        "epochs": [{**epoch_figures(epoch), "seconds": epoch.seconds} for epoch in epochs],
         **score_metrics(scores),
         "train_seconds": sum(epoch.train_seconds for epoch in epochs),
         **facts,
@@ -290,6 +309,7 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
         fits = (
             (logits.shape, ids.shape) == ((num_images, num_classes), labels.shape)
             and logits.is_floating_point()
+            and bool(logits.isfinite().all())
             and labels.dtype == torch.int64
             and num_images > 0
             and set(labels.tolist()) <= set(range(num_classes))
@@ -299,8 +319,8 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
         return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
 
 
-def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str] | None:
-    """Give the SHA-256s of the pictures that a run was tested on; None if it was of no pictures.
+def tested_pictures(folder: Path, metrics: Mapping[str, Any]) -> dict[int, str] | None:
+    """Give the SHA-256s, by id, of the pictures set apart for the test; None if there were none.
 
     Raises DamagedError if the list is not as it was saved.
     """
@@ -310,7 +330,7 @@ def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str
     check_file(path, metrics["files"][path.name])
     with damage_in(path):
         pictures = json.loads(path.read_text(encoding="utf-8"))["pictures"]
-        return frozenset(entry["sha256"] for entry in pictures if entry["part"] == "test")
+        return {entry["id"]: entry["sha256"] for entry in pictures if entry["part"] == "test"}
 
 
 def check_file(path: Path, sha256: str) -> None:
@@ -326,11 +346,23 @@ def check_file(path: Path, sha256: str) -> None:
 
 
 def score_metrics(scores: Scores) -> dict[str, Any]:
-    """Give the final scores as `metrics.json` names them; accuracies are fractions."""
+    """Give the final scores as `metrics.json` names them; all but the loss are fractions or counts.
+
+    Top-k accuracies by k, for each k that is smaller than the number of classes.
+    """
+    macro = macro_measures(measure_classes(scores.confusion))
+    ks = [k for k in TOP_KS if k < scores.logits.shape[1]]
     return {
         "test_accuracy": scores.accuracy,
         "test_correct": scores.num_correct,
         "test_images": scores.num_images,
         "test_accuracy_interval": list(scores.interval),
         "test_loss": scores.loss,
+        "test_macro_precision": macro.precision,
+        "test_macro_recall": macro.recall,
+        "test_macro_f1": macro.f1,
+        "test_top_k_accuracy": {
+            str(k): num_in_top(scores.logits, scores.labels, k) / scores.num_images for k in ks
+        },
+        "test_calibration_error": calibration(scores.logits, scores.labels).error,
     }
