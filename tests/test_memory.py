@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import vgg16
+from torchvision.models import resnet50, vgg16
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,6 +70,13 @@ def test_memory_does_not_grow_with_the_size_that_images_are_resized_to(mnist, tm
     )
     assert by_default < 1.2
     assert all_kept > 3.5
+
+
+def test_a_frozen_resnet50_stays_under_1_5_gb_its_pass_included(mnist, tmp_path):
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), tmp_path / "made.pth")
+    words = ["-m", "heptad", "train", "resnet50", "--weights", "made.pth"]
+    assert peak_anonymous_gb([*words, "--limit", "1000"], tmp_path) < 1.5
 
 
 # The pass over 2,000 images takes minutes on two cores.
