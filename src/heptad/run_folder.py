@@ -17,6 +17,8 @@ from heptad.recipe import Recipe, RunOptions
 logger = logging.getLogger("heptad")
 
 RUN_FILES = ("recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "predictions.npz")
+# Made from the others at any time, and so without a hash among them.
+REPORT, CARD = "report.html", "MODEL_CARD.md"
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"

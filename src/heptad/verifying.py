@@ -11,7 +11,7 @@ from heptad.checkpoints.store import DAMAGED, facts_of_checkpoint, list_checkpoi
 from heptad.errors import DamagedError, RecipeError, RunError
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
-from heptad.run_folder import CHECKPOINTS, LOCK, RUN_FILES
+from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES
 from heptad.run_log import log_up_to
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
@@ -80,6 +80,8 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
         return Finding(path.name, True, "can be read; it has no hash before the run is finished")
     if path.name in RUN_FILES and not is_finished:
         return Finding(path.name, True, "of a run that is not finished, without a hash yet")
+    if path.name in (REPORT, CARD):
+        return Finding(path.name, True, "made from the others; `heptad report` makes it anew")
     return Finding(path.name, True, "not a file of the run")
 
 

@@ -1,4 +1,4 @@
-"""Text for a terminal: names of files and classes come from strangers, and may hold anything."""
+"""Text to be shown: names of files and classes come from strangers, and hold anything. No torch."""
 
 from __future__ import annotations
 
