@@ -19,7 +19,6 @@ from heptad.cli.streams import PlainConsole
 from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
-from heptad.run_folder import REPORT
 from heptad.text import one_line
 
 if TYPE_CHECKING:
@@ -167,8 +166,8 @@ def _carry_out(recipe: Recipe, options: RunOptions, *, with_report: bool, as_jso
             events.throw(stop)
     run = where.run
     assert run is not None
-    # A run that was finished before has its report, unless it was trained without.
-    if with_report and not (where.was_finished and (run.folder / REPORT).exists()):
+    # A run that was finished before is given as it is.
+    if with_report and not where.was_finished:
         _try_to_report(run, options)
     if as_json:
         _print_json({"run": str(run.folder), **run.metrics})
@@ -483,14 +482,14 @@ def report(
         raise RunError("report takes the folder of a run, or of several.")
     if len(runs) > 1 and out is None:
         raise OutputError(
-            f"--out is not given; {len(runs)} runs have no folder in common for their page.",
+            f"out is not given, but {len(runs)} runs have no folder in common for their page.",
             hint="name the file: --out FILE.html",
         )
     from heptad.cli.answers import output_path
     from heptad.finished import read_run
     from heptad.reports.report import write_report, write_side_by_side
 
-    path = output_path("--out", out, ".html", [])
+    path = output_path("out", out, ".html", [])
     read = [read_run(user_path(run)) for run in runs]
     if len(read) > 1:
         assert path is not None

@@ -349,18 +349,21 @@ def show_summary(console: Console, run: Run) -> None:
     text = f"{verdict.sentence} {verdict.advice}".rstrip()
     say(console, text, style="green" if good else "yellow")
     say(console, f"Saved in {run.folder}: {', '.join(sorted(run.metrics['files']))}.")
-    if (run.folder / REPORT).exists():
-        say(console, f"To be opened in a browser: {run.folder / REPORT}")
-    _show_next(console, as_word(run.folder))
-
-
-def _show_next(console: Console, word: str) -> None:
-    """Print what to type next; what it is for only where that fits on the line."""
-    commands = {
+    report = run.folder / REPORT
+    if report.exists():
+        say(console, f"To be opened in a browser: {report}")
+    word = as_word(run.folder)
+    purposes = {} if report.exists() else {f"heptad report {word}": "a page on the run"}
+    purposes |= {
         f"heptad predict {word} IMAGE": "what it says of a picture",
         f"heptad evaluate {word}": "by class, and what is taken for what",
         f"heptad compare {word} RUN": "beside another run",
     }
+    _show_next(console, purposes)
+
+
+def _show_next(console: Console, commands: dict[str, str]) -> None:
+    """Print what to type next; what it is for only where that fits on the line."""
     say(console, "Next:")
     widest = max(map(cell_len, map(one_line, commands)))
     for command, purpose in commands.items():
