@@ -47,7 +47,8 @@ IMAGES_AT_A_TIME = 64
 MOST_FILTERS = 16
 # By how much an answer may differ from the one that was saved: other processors round otherwise.
 NEAR = 0.02
-HEAT = (213, 94, 0)
+# Where nothing is left of an answer, its image can still be seen.
+HEAT, MOST_HEAT = (213, 94, 0), 0.85
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,8 @@ def _occlude(
     else:
         raise DataError("it would take this network too long.")
     for answer, image in zip(answers[:num_images], inputs, strict=False):
-        falls = occlusion(classifier.model, image, num_places=num_places)
-        yield Occluded(answer, heat_address(falls.cpu().numpy()))
+        now = occlusion(classifier.model, image, num_places=num_places)
+        yield Occluded(answer, heat_address(now.cpu().numpy(), before=answer.classes[0][1]))
 
 
 def occlusion(model: nn.Module, image: Tensor, *, num_places: int) -> Tensor:
@@ -255,9 +256,13 @@ def _some(images: list[Tensor]) -> Iterator[list[Tensor]]:
         yield images[start : start + IMAGES_AT_A_TIME]
 
 
-def heat_address(probabilities: NDArray[np.floating[Any]]) -> str:
-    """Draw a map of probabilities [P, P] to be laid over an image: the lower, the stronger."""
-    strength = np.round(255 * 0.85 * (1 - probabilities)).astype(np.uint8)
+def heat_address(probabilities: NDArray[np.floating[Any]], *, before: float) -> str:
+    """Draw a map to be laid over an image: the stronger, the more of the probability is lost.
+
+    probabilities: [P, P], with the image covered. before: not covered.
+    """
+    lost = np.clip(1 - probabilities / before, 0, 1)
+    strength = np.round(255 * MOST_HEAT * lost).astype(np.uint8)
     alpha = Image.fromarray(strength).resize((MOST_SIDE, MOST_SIDE), Image.Resampling.BILINEAR)
     heat = Image.new("RGB", alpha.size, HEAT)
     heat.putalpha(alpha)
