@@ -39,7 +39,7 @@ ORDER = [
     ["features", "cycle_state", "finished"],
     ["checkpoints"],
     ["cycle"],
-    ["classifier"],
+    ["classifier", "interactive"],
     ["reports", "doctor", "fetching", "verifying", "resume_proof", "scanning"],
     ["cli"],
     ["__main__", "__init__"],

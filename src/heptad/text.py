@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import sys
+from collections.abc import Mapping
 
 
 def printable(text: str) -> str:
@@ -28,6 +31,20 @@ def table_field(text: str) -> str:
     """
     text = one_line(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def table_with_picture(rows: Mapping[str, str], picture: bytes | None) -> str:
+    """Write names and what they stand for as an HTML table, a PNG below it; all of it escaped."""
+    cells = "".join(
+        f'<tr><th style="text-align: left">{html.escape(one_line(name))}</th>'
+        f'<td style="text-align: left">{html.escape(one_line(value))}</td></tr>'
+        for name, value in rows.items()
+    )
+    table = f'<table style="font-variant-numeric: tabular-nums">{cells}</table>'
+    if picture is None:
+        return table
+    address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return f'{table}<img src="{address}" style="max-width: 44rem; width: 100%" alt="">'
 
 
 def escape_what_cannot_be_encoded() -> None:
