@@ -34,6 +34,7 @@ from heptad.records import (
     StepReport,
 )
 from heptad.reports.verdict import judge
+from heptad.reports.words import duration
 from heptad.run_folder import REPORT
 from heptad.scanning import ScanReport
 from heptad.text import one_line
@@ -332,7 +333,7 @@ def show_summary(console: Console, run: Run) -> None:
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images, in {run.metrics['seconds']:.0f} s.",
+        f" {scores.num_images:,} images, in {duration(run.metrics['seconds'])}.",
         style="bold",
     )
     if run.metrics["selected_epoch"]:

@@ -14,8 +14,8 @@ from heptad.reports.figures import RunFigures
 from heptad.reports.verdict import judge
 from heptad.text import one_line
 
-# What Markdown, or HTML within it, would act on.
-ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&$@:=\"'])")
+# What Markdown, or HTML within it, would act on, and what it would make a link of.
+ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~&$@!:]|(?<=www)\.)", re.IGNORECASE)
 MOST_CLASSES = 200
 
 
@@ -39,11 +39,12 @@ def model_card(figures: RunFigures) -> str:
     parts = [
         _front_matter(figures),
         f"# {as_markdown(f'{recipe.architecture} on {recipe.data}')}",
-        _prose(f"{words.training_words(run)} {words.result_words(run)} {judge(run).sentence}"),
+        as_markdown(f"{words.training_words(run)} {words.result_words(run)} {judge(run).sentence}"),
         "## Use\n\n" + _use(figures),
         "## Data\n\n" + _data(figures),
         "## Results\n\n" + _results(figures),
-        "## What was not done\n\n" + "\n".join(f"- {_prose(line)}" for line in words.not_done(run)),
+        "## What was not done\n\n"
+        + "\n".join(f"- {as_markdown(line)}" for line in words.not_done(run)),
         f"## To repeat it\n\n{as_code(' '.join(words.command_words(run)))}",
         "## Recipe\n\n"
         + _table(
@@ -96,11 +97,6 @@ def _front_matter(figures: RunFigures) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _prose(text: str) -> str:
-    # Our own sentences, with names of strangers in them; plain points and commas need no escape.
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$@])", lambda m: f"&#{ord(m[1])};", one_line(text))
-
-
 def _use(figures: RunFigures) -> str:
     recipe, names = figures.run.recipe, figures.names
     shown = ", ".join(as_markdown(name) for name in names[:MOST_CLASSES])
@@ -121,9 +117,13 @@ def _data(figures: RunFigures) -> str:
         counts += f", {run.metrics['validation_images']:,} validation"
     return (
         f"{as_code(run.recipe.data)}: {counts} and {run.scores.num_images:,} test images, resized"
-        f" to {transform['image_size']} pixels and normalised by mean {transform['mean']} and"
-        f" deviation {transform['deviation']}."
+        f" to {transform['image_size']} pixels and normalised by mean"
+        f" {_numbers(transform['mean'])} and deviation {_numbers(transform['deviation'])}."
     )
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _results(figures: RunFigures) -> str:
