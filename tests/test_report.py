@@ -20,7 +20,7 @@ from heptad.cli import main
 from heptad.datasets.label_errors import LABEL_ERRORS
 from heptad.finished import read_run
 from heptad.recipe import Recipe
-from heptad.reports import looks, words
+from heptad.reports import charts, looks, words
 from heptad.stages.saving import sealed
 from killing import metrics_of
 
@@ -465,6 +465,37 @@ def test_several_runs_stand_side_by_side(run, digits, tmp_path, capsys):
         ]
     assert page.cells("difference-table")[1:] == [["seed", "0", "5"]]
     assert not page.says("not tested on the same images")
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 10, 1000])
+def test_a_chart_of_any_length_names_whole_epochs(num_epochs):
+    losses = tuple(2.0 / (k + 1) for k in range(num_epochs))
+    accuracies = tuple(1 - loss / 3 for loss in losses)
+    curves = charts.Curves(
+        step_losses=tuple((loss,) * 5 for loss in losses),
+        train=losses,
+        scored=losses,
+        accuracies=accuracies,
+        intervals=tuple((accuracy - 0.01, accuracy + 0.01) for accuracy in accuracies),
+    )
+    loss, accuracy = (
+        charts.loss_chart(curves, "test"),
+        charts.accuracy_chart(curves, "test", chosen=num_epochs),
+    )
+    for drawing in (loss, accuracy):
+        below = re.findall(r'text-anchor="middle">([^<]*)<', drawing)
+        assert below
+        assert all(tick.isdecimal() and 1 <= int(tick) <= num_epochs for tick in below)
+        # A drawing of a thousand epochs is still a drawing.
+        assert len(drawing) < 100_000
+
+
+@pytest.mark.parametrize("bounds", [(0, 1), (0.97, 0.991), (3, 3), (0, 9380), (1e-7, 2e-7)])
+def test_round_values_are_few_round_and_within(bounds):
+    low, high = bounds
+    values = charts.round_values(low, high)
+    assert 1 <= len(values) <= 6
+    assert all(low - 1e-12 <= value <= high + 1e-12 for value in values)
 
 
 def test_covering_what_decides_lowers_the_probability_and_nothing_else_does():

@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 26
 # A curve of more points than this would only be larger.
 MOST_POINTS = 300
 MOST_TICKS = 6
+# Dots of more epochs than this would run into one another.
+MOST_DOTS = 60
 Pair = tuple[float, float]
 
 
@@ -76,7 +78,15 @@ def drawing(
     ).format(width, height, title, title, Markup("").join(parts))
 
 
-def axes(x: Scale, y: Scale, *, x_label: str, x_ticks: Sequence[float], percent: bool) -> Markup:
+def axes(
+    x: Scale,
+    y: Scale,
+    *,
+    x_label: str,
+    x_ticks: Sequence[float],
+    percent: bool,
+    x_percent: bool = False,
+) -> Markup:
     """Draw a quiet grid with its numbers; the caption of the figure says what y is."""
     parts = []
     for value in y.ticks():
@@ -91,7 +101,7 @@ def axes(x: Scale, y: Scale, *, x_label: str, x_ticks: Sequence[float], percent:
     for value in x_ticks:
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                round(x(value), 1), bottom + 16, _tick(value, percent=percent and x.high <= 1)
+                round(x(value), 1), bottom + 16, _tick(value, percent=x_percent)
             )
         )
     if x_label:
@@ -119,6 +129,12 @@ def dots(points: Sequence[Pair], css: str, *, radius: float = 2.6) -> Markup:
         Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(css, x, y, radius)
         for x, y in points
     )
+
+
+def marked(points: Sequence[Pair], css: str) -> Markup:
+    """Draw a line through points, with a dot at each where they are few."""
+    line = curve(points, css)
+    return line + dots(points, f"{css}-dot") if len(points) <= MOST_DOTS else line
 
 
 def band(lows: Sequence[Pair], highs: Sequence[Pair], css: str) -> Markup:
@@ -189,10 +205,8 @@ def loss_chart(curves: Curves, part: str) -> Markup:
             axes(x, y, x_label="epoch", x_ticks=epoch_ticks(num_epochs), percent=False),
             band(lows, highs, "steps"),
             curve(means, "step-mean"),
-            curve(train, "train"),
-            dots(train, "train-dot"),
-            curve(scored, "scored"),
-            dots(scored, "scored-dot"),
+            marked(train, "train"),
+            marked(scored, "scored"),
         ],
     )
 
@@ -214,20 +228,24 @@ def accuracy_chart(curves: Curves, part: str, *, chosen: int | None) -> Markup:
     y = accuracy_scale(curves.intervals)
     x = epoch_scale(num_epochs, 0 if num_epochs == 1 else 0.5)
     points = [(x(k + 1), y(accuracy)) for k, accuracy in enumerate(curves.accuracies)]
+    lows = [(place, y(low)) for (place, _), (low, _) in zip(points, curves.intervals, strict=True)]
+    highs = [
+        (place, y(high)) for (place, _), (_, high) in zip(points, curves.intervals, strict=True)
+    ]
     whiskers = Markup("").join(
         Markup(
             '<line class="whisker" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
-        ).format(place, y(low), y(high))
-        for (place, _), (low, high) in zip(points, curves.intervals, strict=True)
+        ).format(place, low, high)
+        for (place, low), (_, high) in zip(lows, highs, strict=True)
     )
+    intervals = whiskers if num_epochs <= MOST_DOTS else band(lows, highs, "steps")
     ring = [dots([points[chosen - 1]], "ring", radius=6)] if chosen else []
     return drawing(
         f"Accuracy on the {part} images after each of {num_epochs} epochs, with 95 % intervals",
         [
             axes(x, y, x_label="epoch", x_ticks=epoch_ticks(num_epochs), percent=True),
-            whiskers,
-            curve(points, "scored"),
-            dots(points, "scored-dot"),
+            intervals,
+            marked(points, "scored"),
             *ring,
         ],
     )
@@ -277,7 +295,12 @@ def reliability_chart(bins: Sequence[tuple[int, float, float]]) -> Markup:
     ticks = [0, 0.25, 0.5, 0.75, 1]
     return drawing(
         "Reliability: how often answers are right, against the probability they are given with",
-        [axes(x, y, x_label="", x_ticks=ticks, percent=True), ideal, gaps, circles],
+        [
+            axes(x, y, x_label="", x_ticks=ticks, percent=True, x_percent=True),
+            ideal,
+            gaps,
+            circles,
+        ],
     )
 
 

@@ -39,10 +39,10 @@ MOST_SIDE = 128
 # A patch is a quarter of the side, as the smallest details of a digit are smaller, and its strokes
 # not much longer.
 PATCH_SHARE = 4
-# Images, and places of the patch along each side; the first that costs no more than this is taken.
-# It is ten seconds of two processor cores (torch 2.14.1, 2026-11).
-MOST_FLOPS = 5e11
+# Images, and places of the patch along each side: the first that costs few enough operations is
+# taken, a few seconds of two processor cores; the last may cost ten (torch 2.14.1, 2026-11).
 COVERINGS = ((6, 13), (6, 9), (4, 7), (2, 7), (1, 7), (1, 5), (1, 4))
+MOST_FLOPS, MOST_FLOPS_AT_LAST = 1e11, 5e11
 IMAGES_AT_A_TIME = 64
 MOST_FILTERS = 16
 # By how much an answer may differ from the one that was saved: other processors round otherwise.
@@ -215,13 +215,14 @@ def _occlude(
         classifier.model(inputs[:1])
     flops = counter.get_total_flops()
     for num_images, num_places in COVERINGS:
-        if min(num_images, len(answers)) * num_places**2 * flops <= MOST_FLOPS:
+        cost = min(num_images, len(answers)) * num_places**2 * flops
+        if cost <= MOST_FLOPS:
             break
-    else:
+    if cost > MOST_FLOPS_AT_LAST:
         raise DataError("it would take this network too long.")
     for answer, image in zip(answers[:num_images], inputs, strict=False):
         now = occlusion(classifier.model, image, num_places=num_places)
-        yield Occluded(answer, heat_address(now.cpu().numpy(), before=answer.classes[0][1]))
+        yield Occluded(answer, heat_address(now.numpy(), before=answer.classes[0][1]))
 
 
 def occlusion(model: nn.Module, image: Tensor, *, num_places: int) -> Tensor:
@@ -244,7 +245,7 @@ def occlusion(model: nn.Module, image: Tensor, *, num_places: int) -> Tensor:
     with torch.inference_mode():
         answer = int(model(image[None]).argmax(1))
         parts = [
-            model(torch.stack(few).contiguous(memory_format=torch.channels_last))
+            model(torch.stack(few).contiguous(memory_format=torch.channels_last)).cpu()
             for few in _some(covered)
         ]
         probabilities = torch.cat(parts).double().softmax(1)[:, answer]

@@ -26,10 +26,9 @@ from heptad.reports.charts import (
     loss_chart,
     overlaid,
     reliability_chart,
-    round_values,
 )
 from heptad.reports.figures import MOST_CLASSES, MOST_EPOCHS, TOP, RunFigures
-from heptad.reports.looks import MOST_SIDE, Looks, look
+from heptad.reports.looks import Looks, look
 from heptad.reports.verdict import judge
 from heptad.run_folder import CARD, REPORT
 from heptad.text import one_line
@@ -114,7 +113,6 @@ def report_page(figures: RunFigures, looks: Looks) -> str:
         confusion_cells=confusion_cells(figures) if figures.has_readable_confusion else None,
         command=words.command_words(run),
         environment=_environment(run),
-        side=MOST_SIDE,
         top=TOP,
     )
 
@@ -134,9 +132,7 @@ def shown_epochs(run: Run) -> list[Any]:
 def marks_from(figures: RunFigures) -> float:
     """Give the round fraction at which the scale of the classes' intervals begins."""
     lowest = min(row.interval[0] for row in figures.classes if row.measures.num_images)
-    below = [value for value in round_values(0, 1) if value <= lowest]
-    fine = [k / 20 for k in range(20) if k / 20 <= lowest]
-    return max([*below, *fine])
+    return max(k / 20 for k in range(20) if k / 20 <= lowest)
 
 
 def class_rows(figures: RunFigures) -> list[tuple[Any, Any]]:
@@ -168,7 +164,7 @@ def _environment(run: Run) -> dict[str, Any]:
     path = run.folder / "environment.json"
     with damage_in(path):
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        packages = {f"{name}": version for name, version in dict(document["packages"]).items()}
+        packages = dict(document["packages"])
     rest = {key.replace("_", " "): value for key, value in document.items() if key != "packages"}
     return rest | packages
 

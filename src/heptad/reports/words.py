@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 # By whether the start weights were random, and which part was trained.
 STARTS = {
     (True, "all"): "{network} was trained from random weights",
-    (True, "last-layer"): "The last layer of {network} was trained, over others that stayed random",
+    (True, "last-layer"): "The last layer of {network} was trained, the others left random,",
     (False, "all"): "{network} was trained from the weights {start}",
     (False, "last-layer"): "The last layer of {network} was trained, over the weights {start}",
 }
