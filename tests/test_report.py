@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
 import heptad
 from heptad.cli import main
+from heptad.cli.display import show_summary
 from heptad.datasets.label_errors import LABEL_ERRORS
 from heptad.finished import read_run
 from heptad.recipe import Recipe
@@ -34,7 +37,7 @@ ODD_NAMES = [
     "{{ 7*7 }}{% x %}",
     "n" * 255,
     "&lt;b&gt;",
-    "\x1b]0;owned\x07",
+    "a\udcff\x1b]0;owned\x07",
     "[a](javascript:alert(3))",
     "| `*_# |",
 ]
@@ -465,6 +468,24 @@ def test_several_runs_stand_side_by_side(run, digits, tmp_path, capsys):
         ]
     assert page.cells("difference-table")[1:] == [["seed", "0", "5"]]
     assert not page.says("not tested on the same images")
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_the_summary_fits_a_terminal_and_its_commands_stay_whole(run, width, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    shown = io.StringIO()
+    console = Console(width=width, file=shown, force_terminal=True, color_system=None)
+    show_summary(console, read_run(Path("run")))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    *_, predict, evaluate, compare = lines
+    commands = [line.split("   ")[0].strip() for line in (predict, evaluate, compare)]
+    assert [command.split("  ")[0] for command in commands] == [
+        "heptad predict run IMAGE",
+        "heptad evaluate run",
+        "heptad compare run RUN",
+    ]
+    assert ("what it says of a picture" in predict) == (width == 100)
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2, 10, 1000])
