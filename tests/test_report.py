@@ -439,6 +439,20 @@ def test_a_report_that_fails_costs_a_warning_and_not_the_training(
     assert main(["verify", "run"]) == 0
 
 
+def test_a_bad_picture_is_named_once_and_the_report_says_that_some_were_passed_over(
+    pictures, tmp_path, workplace, caplog
+):
+    data = shutil.copytree(pictures, tmp_path / "set")
+    (data / "3" / "bad.png").write_text("no picture")
+    words = ["train", "lenet5", "--epochs", "1", "--data", str(data), "--on-bad-image", "skip"]
+    assert main([*words, "--out", "run"]) == 0
+    assert caplog.text.count("bad.png") == 1
+    page = Page(Path("run/report.html").read_text())
+    assert page.says("Pictures that could not be used were passed over")
+    # Pictures from files are shown with their paths.
+    assert re.search(r"\b\d/\d+\.png", page.texts["worst"])
+
+
 def test_a_training_can_do_without_a_report(digits, workplace, capsys):
     words = [*TRAIN, "--data", str(digits), "--limit", "50", "--out", "run", "--no-report"]
     assert main(words) == 0

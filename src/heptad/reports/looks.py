@@ -11,6 +11,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,7 @@ def look(figures: RunFigures, *, device: str = "auto", threads: int | None = Non
     if classifier is None:
         return Looks(missing=tuple(missing))
     filters = first_filters(classifier.model.network) if run.recipe.trainable == "all" else ()
-    with _noting(missing, "The test images are not shown"):
+    with _noting(missing, "The test images are not shown"), _silence():
         source = _test_images(run, classifier)
         _refuse_others(figures, classifier, source)
     if source is None or missing:
@@ -123,6 +124,17 @@ class _noting:  # noqa: N801 - read as a verb, like `contextlib.suppress`
             said = error.message
         self.sentences.append(f"{self.what}: {said}")
         return True
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Say nothing about the data: what there is to say was said when the run was trained on it."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _test_images(run: Run, classifier: Classifier) -> ImageSource:
