@@ -28,6 +28,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "compare",
+    "report",
     "predict",
     "resume",
     "verify",

@@ -740,6 +740,26 @@ ROWS = [
         "empty holds no picture; looked for .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff.",
     ),
     Row("no picture named", "predict run", 2, "no image is named."),
+    # Reports
+    Row("a report of no run", "report", 2, "report takes the folder of a run, or of several."),
+    Row(
+        "a report of two runs that is put nowhere",
+        "report run run",
+        2,
+        "out is not given, but 2 runs have no folder in common for their page.",
+    ),
+    Row(
+        "a report of more runs than can be told apart",
+        "report run run run run run run run --out page.html",
+        2,
+        "a report shows at most 6 runs side by side, not 7.",
+    ),
+    Row(
+        "a report that is no page",
+        "report run --out report.pdf",
+        2,
+        "out is report.pdf; allowed: a file name ending in .html.",
+    ),
     Row(
         "an odd number of answers",
         "predict run picture.png --top 0",

@@ -20,7 +20,9 @@ from heptad.cli import main
 from heptad.cli.stopping import SIGNALS
 
 # Two epochs of 16 steps with a checkpoint after each step: many places to be killed at.
+# The report comes after all else, and has tests of its own.
 SETTINGS = ["--epochs", "2", "--batch-size", "32", "--checkpoint-every", "1", "--threads", "1"]
+SETTINGS += ["--no-report"]
 
 # A process that has imported PyTorch already forks for each run: it starts in a tenth of a second,
 # is killed like any other, and shares nothing with the next one.

@@ -47,6 +47,20 @@ def test_help_names_every_command_and_imports_no_torch():
         assert command in done.stdout
 
 
+def test_help_lists_the_commands_in_the_order_of_use_and_ends_with_examples(capsys):
+    assert main(["--help"]) == 0
+    listed, examples = capsys.readouterr().out.split("Examples:")
+    named = re.findall(r"^│ ([a-z]+) ", listed, re.MULTILINE)
+    used = ["recipes", "train", "resume", "evaluate", "report", "predict", "scan", "fetch"]
+    assert [name for name in named if name in used] == used
+    tried = re.findall(r"^  heptad (\S+)", examples, re.MULTILINE)
+    assert len(tried) == 5
+    assert set(tried) <= set(named)
+    # The examples are for all commands together, not for each of them.
+    assert main(["recipes", "--help"]) == 0
+    assert "Examples" not in capsys.readouterr().out
+
+
 def test_every_field_is_a_flag(capsys):
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out

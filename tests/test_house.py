@@ -20,7 +20,7 @@ SOURCE = Path(heptad.__file__).parent
 # Lowest first; a module imports only from groups before its own, or from its own package. The
 # modules of a group do not import one another.
 ORDER = [
-    ["errors"],
+    ["errors", "text"],
     ["randomness", "files", "distributed"],
     ["recipe"],
     ["recipes"],
@@ -36,10 +36,10 @@ ORDER = [
         "stages.evaluation",
         "stages.saving",
     ],
-    ["features", "cycle_state"],
+    ["features", "cycle_state", "finished"],
     ["checkpoints"],
     ["cycle"],
-    ["classifier"],
+    ["classifier", "interactive"],
     ["reports", "doctor", "fetching", "verifying", "resume_proof", "scanning"],
     ["cli"],
     ["__main__", "__init__"],

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heptad.architectures import ARCHITECTURES, Architecture
     from heptad.classifier import Classifier, Prediction, load_run
-    from heptad.cycle import epochs, prepare, progress, run, steps, train
+    from heptad.cycle import epochs, prepare, progress, run, steps
     from heptad.cycle_state import Cycle
     from heptad.datasets.catalog import CATALOG, CatalogEntry
     from heptad.errors import HeptadError
+    from heptad.interactive import train
     from heptad.recipe import Recipe, RunOptions
     from heptad.recipes import RECIPES, ShippedRecipe, load_recipe
     from heptad.records import EpochReport, Position, Run, Scores, StepReport
     from heptad.reports.comparing import compare
     from heptad.reports.comparison import Comparison
+    from heptad.reports.report import write_report
 
 _HOMES = {
     "ARCHITECTURES": "architectures",
@@ -54,7 +56,8 @@ _HOMES = {
     "progress": "cycle",
     "run": "cycle",
     "steps": "cycle",
-    "train": "cycle",
+    "train": "interactive",
+    "write_report": "reports.report",
 }
 
 __all__ = [*_HOMES]

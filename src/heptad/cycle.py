@@ -1,12 +1,11 @@
 """The cycle: the one place where the seven stages are joined, readable from top to bottom.
 
-`prepare` is stages 1 to 4, `steps` stage 5, `progress` and `epochs` stages 5 and 6, `train` all
+`prepare` is stages 1 to 4, `steps` stage 5, `progress` and `epochs` stages 5 and 6, `run` all
 seven. Each yields as it goes: the caller's `for` is the callback, and `break` is early stopping.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
@@ -354,17 +353,6 @@ def run(
         keeper.save_at_the_end()
         # Stage 7, saving
         yield _save(cycle, folder, keeper, save=options.save)
-
-
-def train(
-    recipe: Recipe,
-    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
-) -> Run:
-    """Carry out all seven stages and give the finished run; see `run` for its reports."""
-    # Without keeping the reports, of which there is one a step.
-    (last,) = deque(run(recipe, options), maxlen=1)
-    assert isinstance(last, Run)
-    return last
 
 
 def refuse_moved(cycle: Cycle) -> None:

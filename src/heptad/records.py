@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from heptad.recipe import Recipe
+from heptad.text import table_with_picture
 
 # The 97.5 % point of the normal distribution.
 Z_95 = 1.959963984540054
@@ -275,3 +276,21 @@ class Run:
     epochs: tuple[EpochReport, ...]
     scores: Scores
     metrics: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: how well, in what time, where, and the picture of it."""
+        figures, low_high = self.scores.figures, self.scores.interval
+        low, high = (f"{100 * bound:.2f}" for bound in low_high)
+        rows = {
+            "run": f"{self.recipe.name} on {self.recipe.data}",
+            "test accuracy": f"{100 * figures.accuracy:.2f} %, 95 % interval {low} to {high}",
+            "right": f"{figures.num_correct:,} of {figures.num_images:,} test images",
+            "epochs": str(len(self.epochs)),
+            "time": f"{self.metrics['seconds']:.0f} s",
+            "folder": str(self.folder),
+        }
+        stem = f"{self.recipe.architecture}_"
+        names = (name for name in self.metrics["files"] if name.startswith(stem))
+        picture = next((name for name in names if name.endswith(".png")), None)
+        path = self.folder / picture if picture else None
+        return table_with_picture(rows, path.read_bytes() if path and path.is_file() else None)

@@ -87,6 +87,7 @@ def _start(folder: Path, name: str, *, out: int) -> subprocess.Popen[str]:
         str(folder / name),
         "--resume",
         "--json",
+        "--no-report",
     ]
     return subprocess.Popen(  # noqa: S603 - our own words
         [sys.executable, "-m", "heptad", *words, "--checkpoint-every", "1"],

@@ -25,6 +25,8 @@ RUN_FILES = (
     "metrics.json",
     "predictions.npz",
 )
+# Made from the others at any time, and so without a hash among them.
+REPORT, CARD = "report.html", "MODEL_CARD.md"
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"

@@ -12,7 +12,7 @@ from heptad.errors import DamagedError, RecipeError, RunError
 from heptad.event_log import EVENTS
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
-from heptad.run_folder import CHECKPOINTS, LOCK, RUN_FILES
+from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES
 from heptad.run_log import log_up_to
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
@@ -83,6 +83,8 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
         return Finding(path.name, True, "of a run that is not finished, without a hash yet")
     if path.match(EVENTS):
         return Finding(path.name, True, "for TensorBoard, without a hash")
+    if path.name in (REPORT, CARD):
+        return Finding(path.name, True, "made from the others; `heptad report` makes it anew")
     return Finding(path.name, True, "not a file of the run")
 
 

@@ -19,12 +19,13 @@ from heptad.cycle_state import Cycle
 from heptad.errors import DamagedError, RunError, SaveError, damage_in, is_of_memory
 from heptad.event_log import EventLog
 from heptad.files import write_json
+from heptad.finished import read_run
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
 from heptad.run_folder import CHECKPOINTS
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
-from heptad.stages.saving import PICTURES, check_file, environment, read_metrics, read_predictions
+from heptad.stages.saving import PICTURES, environment, read_metrics
 
 logger = logging.getLogger("heptad")
 
@@ -103,24 +104,12 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
         # Whether data under another name is the same, only the checkpoint's hash of it can say.
         if begun.epochs < recipe.epochs or begun.data != recipe.data:
             return None
-        with damage_in(folder / "metrics.json"):
-            for name, sha256 in metrics["files"].items():
-                check_file(folder / name, sha256)
-        scores = read_predictions(folder, metrics)
-        with damage_in(folder / "metrics.jsonl"):
-            reports, _ = read_log(
-                (folder / "metrics.jsonl").read_bytes(),
-                num_images=sum(metrics["execution"]["rank_images"]),
-                batch_size=recipe.batch_size,
-                num_scored_images=metrics["validation_images"] or metrics["test_images"],
-                seconds=[(0.0, epoch["seconds"]) for epoch in metrics["epochs"]],
-            )
+        return read_run(folder, metrics)
     except DamagedError as error:
         if not list_checkpoints(folder / CHECKPOINTS):
             raise
         logger.warning("%s The run is written again from its last checkpoint.", error.message)
         return None
-    return Run(recipe, folder, tuple(reports), scores, metrics)
 
 
 @dataclass

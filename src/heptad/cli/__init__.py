@@ -19,8 +19,8 @@ from cyclopts import CycloptsError
 from heptad.cli.commands import app
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole, is_unheard, leave_dead_streams, open_closed_streams
-from heptad.cli.text import escape_what_cannot_be_encoded, one_line, printable
 from heptad.errors import HeptadError, MissingError, SaveError, UnusableError, is_of_memory
+from heptad.text import escape_what_cannot_be_encoded, one_line, printable
 
 BROKEN_PIPE = 141
 

@@ -24,11 +24,11 @@ from rich.progress import (
 from heptad.classifier import AsDigit, Classifier, Prediction
 from heptad.cli.display import say
 from heptad.cli.streams import PlainConsole
-from heptad.cli.text import one_line, table_field
 from heptad.datasets.pictures import read_picture
 from heptad.errors import ImageError
 from heptad.files import write_bytes
 from heptad.reports.answer_sheet import Shown, draw_sheet
+from heptad.text import one_line, table_field
 
 # A sheet of more would be too long to look at; it says so.
 MOST_ON_A_SHEET = 100

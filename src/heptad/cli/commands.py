@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import closing, nullcontext
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -15,12 +16,41 @@ import heptad
 from heptad.cli.flags import at_least_1, flags_of, given, output_path, probability
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole
-from heptad.cli.text import one_line
 from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
+from heptad.text import one_line
+
+if TYPE_CHECKING:
+    from heptad.records import Run
+
+logger = logging.getLogger("heptad")
 
 OUTPUT = Group("Output", sort_key=4)
+# The commands in the order of use.
+TRAIN = Group("Train", sort_key=1)
+LOOK = Group("Look at what came of it", sort_key=2)
+DATA = Group("Data and weights", sort_key=3)
+CHECK = Group("When in doubt", sort_key=4)
+FLAGS = Group("Flags", sort_key=5)
+EXAMPLES = """\
+Examples:
+
+  heptad train lenet5
+      MNIST, ten epochs, a minute
+  heptad train lenet5 --epochs 3
+      every field of a recipe is a flag
+  heptad predict runs/lenet5-1 7.jpg
+      what a photo shows
+  heptad report runs/lenet5-1
+      a page on the run, for any browser
+  heptad train resnet50 --data photos
+      a folder of your own, by classes
+
+A run is a folder: runs/NAME-NUMBER,
+unless --out names another. More on each
+command: heptad COMMAND --help
+"""
 Json = Annotated[
     bool,
     Parameter(
@@ -31,11 +61,23 @@ Json = Annotated[
         help="Print one JSON document on stdout and nothing else.",
     ),
 ]
+NoReport = Annotated[
+    bool,
+    Parameter(
+        name="--no-report",
+        negative="",
+        group=OUTPUT,
+        show_default=False,
+        help="Leave out report.html and MODEL_CARD.md; `heptad report` writes them later.",
+    ),
+]
 
 app = App(
     name="heptad",
     help="Train LeNet-5, VGG16 and ResNet50 by one seven-stage cycle: device, data, model,"
     " objective, training, evaluation, saving.",
+    help_epilogue=EXAMPLES,
+    help_format="plaintext",
     version=heptad.__version__,
     result_action="return_value",
     exit_on_error=False,
@@ -43,6 +85,8 @@ app = App(
     help_on_error=False,
     suppress_keyboard_interrupt=False,
 )
+for flag in ("--help", "--version"):
+    app[flag].group = (FLAGS,)
 
 
 def _print_json(document: Any) -> None:
@@ -50,10 +94,10 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2))
 
 
-@app.command
+@app.command(group=TRAIN, sort_key=2)
 @flags_of(Recipe, RunOptions)
-def train(recipe: str, /, *, json: Json = False, **flags: Any) -> None:
-    """Train a network: the whole cycle, from data to saved weights, metrics and plot.
+def train(recipe: str, /, *, no_report: NoReport = False, json: Json = False, **flags: Any) -> None:
+    """Train a network: the whole cycle, from data to saved weights, metrics and report.
 
     Parameters
     ----------
@@ -63,12 +107,20 @@ def train(recipe: str, /, *, json: Json = False, **flags: Any) -> None:
     """
     loaded = load_recipe(recipe, **given(flags, Recipe))
     options = RunOptions(**given(flags, RunOptions))
-    _carry_out(loaded, options, as_json=json)
+    _carry_out(loaded, options, with_report=not no_report, as_json=json)
 
 
-@app.command
+@app.command(group=TRAIN, sort_key=3)
 @flags_of(RunOptions, leave_out=("out", "resume"))
-def resume(run: str, /, *, data: str | None = None, json: Json = False, **flags: Any) -> None:
+def resume(
+    run: str,
+    /,
+    *,
+    data: str | None = None,
+    no_report: NoReport = False,
+    json: Json = False,
+    **flags: Any,
+) -> None:
     """Go on with a run that was stopped, killed or cut off, to the bit where it left off.
 
     Parameters
@@ -87,10 +139,11 @@ def resume(run: str, /, *, data: str | None = None, json: Json = False, **flags:
         )
     options = RunOptions(**given(flags, RunOptions), out=run, resume=True)
     moved = {"data": data} if data is not None else {}
-    _carry_out(load_recipe(user_path(run), **moved), options, as_json=json)
+    recipe = load_recipe(user_path(run), **moved)
+    _carry_out(recipe, options, with_report=not no_report, as_json=json)
 
 
-def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
+def _carry_out(recipe: Recipe, options: RunOptions, *, with_report: bool, as_json: bool) -> None:
     """Train, show how it goes, and stop between two reports when a signal asks for it."""
     from heptad import cycle
     from heptad.cli.display import Where, show_nothing, show_summary, showing
@@ -113,13 +166,28 @@ def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
             events.throw(stop)
     run = where.run
     assert run is not None
+    # A run that was finished before is given as it is.
+    if with_report and not where.was_finished:
+        _try_to_report(run, options)
     if as_json:
         _print_json({"run": str(run.folder), **run.metrics})
         return
     show_summary(console, run)
 
 
-@app.command
+def _try_to_report(run: Run, options: RunOptions) -> None:
+    """Write the report of a run; whatever goes wrong costs a warning, never the training."""
+    from heptad.reports.report import write_report
+
+    try:
+        write_report(run, device=options.device, threads=options.threads)
+    except Exception as error:
+        again = f"`heptad report {as_word(run.folder)}` tries again"
+        logger.warning("WARNING: the report could not be written: %s %s", error, again)
+        logger.debug("the report failed", exc_info=True)
+
+
+@app.command(group=LOOK, sort_key=1)
 @flags_of(RunOptions, only=("device", "threads"))
 def evaluate(
     run: str,
@@ -172,7 +240,7 @@ def evaluate(
         say(console, f"Every answer is in {path}.")
 
 
-@app.command
+@app.command(group=LOOK, sort_key=2)
 def compare(
     *runs: str,
     csv: Annotated[str | None, Parameter(group=OUTPUT)] = None,
@@ -214,7 +282,7 @@ def compare(
         say(console, f"Written: {', '.join(map(str, written))}.")
 
 
-@app.command
+@app.command(group=LOOK, sort_key=4)
 @flags_of(RunOptions, only=("device", "threads"))
 def predict(
     run: str,
@@ -275,7 +343,7 @@ def predict(
     give_answers(classifier, paths, wanted)
 
 
-@app.command
+@app.command(group=CHECK, sort_key=2)
 @flags_of(Recipe)
 def verify(
     run: str | None = None,
@@ -349,7 +417,7 @@ def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
     return 0 if proof.holds else DamagedError.exit_code
 
 
-@app.command
+@app.command(group=DATA, sort_key=1)
 def scan(folder: str, /, *, json: Json = False) -> int:
     """Look at every picture of a folder of class folders, as training would; changes nothing.
 
@@ -371,7 +439,7 @@ def scan(folder: str, /, *, json: Json = False) -> int:
     return UnusableError.exit_code if report.bad else 0
 
 
-@app.command
+@app.command(group=TRAIN, sort_key=1)
 def recipes(name: str | None = None, /, *, json: Json = False) -> None:
     """List the shipped recipes, or print one in full as TOML, to be changed and trained.
 
@@ -404,7 +472,7 @@ def recipes(name: str | None = None, /, *, json: Json = False) -> None:
         print(f"{key}\n  {shipped.source}\n  {shipped.command}: {shipped.expected}")
 
 
-@app.command
+@app.command(group=DATA, sort_key=2)
 def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
     """Fetch data sets and pretrained weights, verified, into the cache or into a folder.
 
@@ -431,7 +499,60 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
             print(one_line(f"  {path}"))
 
 
-cache = App(name="cache", help="List or remove kept features of frozen trunks, and pictures.")
+@app.command(group=LOOK, sort_key=3)
+@flags_of(RunOptions, only=("device", "threads"))
+def report(
+    *runs: str,
+    out: Annotated[str | None, Parameter(group=OUTPUT)] = None,
+    json: Json = False,
+    **flags: str | None,
+) -> None:
+    """Write a page on a run for any browser: curves, confusions, the worst images, the recipe.
+
+    Of one run, report.html and MODEL_CARD.md in its folder; of several, one page side by side.
+
+    Parameters
+    ----------
+    runs
+        Folders of finished runs.
+    out
+        Write the page to this .html file instead; for several runs it must be named.
+    """
+    from heptad.errors import OutputError, RunError
+
+    options = RunOptions(**given(flags, RunOptions))
+    if not runs:
+        raise RunError("report takes the folder of a run, or of several.")
+    if len(runs) > 1 and out is None:
+        raise OutputError(
+            f"out is not given, but {len(runs)} runs have no folder in common for their page.",
+            hint="name the file: --out FILE.html",
+        )
+    from heptad.finished import read_run
+    from heptad.reports.report import write_report, write_side_by_side
+
+    path = output_path("out", out, ".html", [])
+    read = [read_run(user_path(run)) for run in runs]
+    if len(read) > 1:
+        assert path is not None
+        written = write_side_by_side(read, path)
+    else:
+        written = write_report(read[0], path, device=options.device, threads=options.threads)
+    if json:
+        _print_json(written.as_document())
+        return
+    for sentence in written.missing:
+        print(one_line(sentence))
+    card = f", and {written.card}" if written.card else ""
+    print(one_line(f"Written: {written.report}{card}."))
+
+
+cache = App(
+    name="cache",
+    help="List or remove kept features of frozen trunks, and pictures.",
+    group=DATA,
+    sort_key=3,
+)
 app.command(cache)
 
 
@@ -470,7 +591,7 @@ def clear_cache(*keys: str, json: Json = False) -> None:
     print(f"removed {len(removed)} stores" + (f"; {len(in_use)} are in use" if in_use else ""))
 
 
-@app.command
+@app.command(group=CHECK, sort_key=1)
 def doctor(*, json: Json = False) -> None:
     """Say what is on this machine, which data and weights are missing, and what to do about it."""
     from heptad.doctor import examine
@@ -485,3 +606,8 @@ def doctor(*, json: Json = False) -> None:
         if finding.advice:
             print(one_line(f"     {finding.advice}"))
     sys.stdout.flush()
+
+
+# The examples are for the page of all commands, whose lines are laid out by hand.
+for command in app.resolved_commands():
+    app[command].help_epilogue, app[command].help_format = "", "markdown"

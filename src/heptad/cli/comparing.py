@@ -11,9 +11,9 @@ from rich.console import Console
 
 from heptad.cli.display import say
 from heptad.cli.tables import Cells, show_table
-from heptad.cli.text import latex_field, one_line, table_field
 from heptad.plots import plot_accuracies
 from heptad.reports.comparison import ComparedRun, Comparison, Pair, p_text
+from heptad.text import latex_field, one_line, table_field
 
 NOT_KNOWN = "-"
 

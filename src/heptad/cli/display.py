@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +21,6 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from heptad.cli.text import one_line
 from heptad.files import as_word
 from heptad.recipe import Recipe
 from heptad.records import (
@@ -34,7 +34,10 @@ from heptad.records import (
     StepReport,
 )
 from heptad.reports.verdict import judge
+from heptad.reports.words import duration
+from heptad.run_folder import REPORT
 from heptad.scanning import ScanReport
+from heptad.text import one_line
 
 # How often the live line reads the loss: on a GPU, reading it waits for the step.
 LIVE_INTERVAL_S = 0.1
@@ -72,6 +75,11 @@ class Where:
     place: str = "before its first step"
     work: str = "the start"
     run: Run | None = None
+
+    @property
+    def was_finished(self) -> bool:
+        """Whether the run was there already, and nothing had to be done."""
+        return self.run is not None and self.folder is None
 
     def note(self, event: Event) -> None:
         """Take a report."""
@@ -325,7 +333,7 @@ def show_summary(console: Console, run: Run) -> None:
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images, in {run.metrics['seconds']:.0f} s.",
+        f" {scores.num_images:,} images, in {duration(run.metrics['seconds'])}.",
         style="bold",
     )
     if run.metrics["selected_epoch"]:
@@ -342,8 +350,27 @@ def show_summary(console: Console, run: Run) -> None:
     text = f"{verdict.sentence} {verdict.advice}".rstrip()
     say(console, text, style="green" if good else "yellow")
     say(console, f"Saved in {run.folder}: {', '.join(sorted(run.metrics['files']))}.")
+    report = run.folder / REPORT
+    if report.exists():
+        say(console, f"To be opened in a browser: {report}")
     word = as_word(run.folder)
-    say(console, f"Next: heptad evaluate {word}, or heptad predict {word} IMAGE")
+    purposes = {} if report.exists() else {f"heptad report {word}": "a page on the run"}
+    purposes |= {
+        f"heptad predict {word} IMAGE": "what it says of a picture",
+        f"heptad evaluate {word}": "by class, and what is taken for what",
+        f"heptad compare {word} RUN": "beside another run",
+    }
+    _show_next(console, purposes)
+
+
+def _show_next(console: Console, commands: dict[str, str]) -> None:
+    """Print what to type next; what it is for only where that fits on the line."""
+    say(console, "Next:")
+    widest = max(map(cell_len, map(one_line, commands)))
+    for command, purpose in commands.items():
+        line = f"  {command}{' ' * (widest - cell_len(one_line(command)))}  {purpose}"
+        fits = not console.is_terminal or cell_len(one_line(line)) <= console.width
+        say(console, line if fits else f"  {command}")
 
 
 def show_scan(console: Console, report: ScanReport) -> None:

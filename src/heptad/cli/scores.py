@@ -13,10 +13,10 @@ from rich.table import Table
 
 from heptad.cli.display import accuracy_text, say
 from heptad.cli.tables import GAP, Cells, right, show_table
-from heptad.cli.text import one_line, table_field
 from heptad.measures import Bin, ClassMeasures, calibration, measure_classes
 from heptad.records import Scores, wilson_interval
 from heptad.stages.saving import score_metrics
+from heptad.text import one_line, table_field
 
 # A table of more classes shows those that fare worst; a matrix of more cannot be read.
 MOST_CLASSES, NUM_WORST, LARGEST_MATRIX = 30, 15, 30

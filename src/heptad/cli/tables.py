@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
-from heptad.cli.text import one_line
+from heptad.text import one_line
 
 # Between two columns.
 GAP = 2

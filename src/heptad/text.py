@@ -1,9 +1,12 @@
-"""Text for a terminal: names of files and classes come from strangers, and may hold anything."""
+"""Text to be shown: names of files and classes come from strangers, and hold anything. No torch."""
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import sys
+from collections.abc import Mapping
 
 
 def printable(text: str) -> str:
@@ -42,6 +45,20 @@ LATEX = str.maketrans(
 def latex_field(text: str) -> str:
     """Make text one field of a LaTeX table, in which no character does anything."""
     return one_line(text).translate(LATEX)
+
+
+def table_with_picture(rows: Mapping[str, str], picture: bytes | None) -> str:
+    """Write names and what they stand for as an HTML table, a PNG below it; all of it escaped."""
+    cells = "".join(
+        f'<tr><th style="text-align: left">{html.escape(one_line(name))}</th>'
+        f'<td style="text-align: left">{html.escape(one_line(value))}</td></tr>'
+        for name, value in rows.items()
+    )
+    table = f'<table style="font-variant-numeric: tabular-nums">{cells}</table>'
+    if picture is None:
+        return table
+    address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return f'{table}<img src="{address}" style="max-width: 44rem; width: 100%" alt="">'
 
 
 def escape_what_cannot_be_encoded() -> None:

@@ -1,0 +1,196 @@
+"""A run in words: what was trained on what, what was not done, and the command that repeats it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from heptad.recipe import Recipe
+from heptad.recipes import RECIPES
+from heptad.records import Run
+
+PRECISE = 4
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """Write a fraction in percent."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def interval_words(interval: tuple[float, float]) -> str:
+    """Write an interval of fractions in percent."""
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in a unit that fits it."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+# By whether the start weights were random, and which part was trained.
+STARTS = {
+    (True, "all"): "{network} was trained from random weights",
+    (True, "last-layer"): "The last layer of {network} was trained, the others left random,",
+    (False, "all"): "{network} was trained from the weights {start}",
+    (False, "last-layer"): "The last layer of {network} was trained, over the weights {start}",
+}
+
+
+def training_words(run: Run) -> str:
+    """Say what was trained on what, and on which machine, in two sentences."""
+    recipe, execution = run.recipe, run.metrics["execution"]
+    start, num_epochs = run.metrics["weights"]["name"], len(run.epochs)
+    began = STARTS[start == "none", recipe.trainable].format(
+        network=recipe.architecture, start=start
+    )
+    threads = f" with {execution['threads']} threads" if execution["device"] == "cpu" else ""
+    return (
+        f"{began} for {num_epochs} epoch{'s' if num_epochs > 1 else ''} on"
+        f" {sum(execution['rank_images']):,} images of {recipe.data}, in batches of"
+        f" {recipe.batch_size:,}, with Adam at a learning rate of {recipe.learning_rate:g}. It took"
+        f" {duration(run.metrics['seconds'])} on {execution['device']}{threads}."
+    )
+
+
+def result_words(run: Run) -> str:
+    """Say how it ended: the accuracy by counts, with its interval."""
+    scores = run.scores
+    return (
+        f"It classifies {scores.num_correct:,} of {scores.num_images:,} test images rightly:"
+        f" {percent(scores.accuracy)}, 95 % interval {interval_words(scores.interval)}."
+    )
+
+
+def not_done(run: Run) -> list[str]:
+    """Say what a reader might take for granted and what was not done."""
+    return [*_of_the_start(run), *_of_the_data(run), *_of_the_choice(run)]
+
+
+def _of_the_start(run: Run) -> Iterator[str]:
+    recipe, start = run.recipe, run.metrics["weights"]["name"]
+    if start == "none" and recipe.trainable == "last-layer":
+        yield "No pretrained weights: all that is frozen is random, and knows nothing of images."
+    elif start == "none":
+        yield "No pretrained weights: every layer began at random."
+    elif recipe.trainable == "last-layer":
+        yield f"No fine-tuning: only the last layer was trained, the rest is as {start} has it."
+    if start != "none" and recipe.normalize != "weights":
+        transform = run.metrics["transform"]
+        numbers = " and ".join(
+            ", ".join(f"{value:.{PRECISE}g}" for value in transform[key])
+            for key in ("mean", "deviation")
+        )
+        yield (
+            "Not the normalisation of the pretrained weights: pixels were normalised by mean and"
+            f" deviation {numbers}, {_normalised_by(recipe)}."
+        )
+    if recipe.batchnorm != "frozen":
+        yield f"BatchNorm statistics were not kept as they came: they are {recipe.batchnorm}."
+
+
+def _normalised_by(recipe: Recipe) -> str:
+    return "the recipe's" if recipe.normalize == "recipe" else "measured on the training images"
+
+
+def _of_the_data(run: Run) -> Iterator[str]:
+    recipe = run.recipe
+    if recipe.limit:
+        yield (
+            f"Not all of the data: a sample of at most {recipe.limit:,} training and as many test"
+            " images, so the figures are for that sample."
+        )
+    if recipe.on_bad_image == "skip":
+        yield "Pictures that could not be used were passed over, if there were any."
+    if not recipe.augments:
+        yield "No augmentation: each epoch saw the same images."
+    yield (
+        f"No second seed: this is one training, with seed {recipe.seed}. The intervals say what"
+        " other test images might change, not what another seed would."
+    )
+
+
+def _of_the_choice(run: Run) -> Iterator[str]:
+    recipe, chosen = run.recipe, run.metrics["selected_epoch"]
+    if chosen:
+        yield (
+            f"Nothing was chosen by the test images: epoch {chosen} was, by"
+            f" {run.metrics['validation_images']:,} validation images, and its network was scored"
+            " on the test images once."
+        )
+    else:
+        yield (
+            "No epoch was chosen: this is the network of the last one. The test images were scored"
+            " after every epoch, to be looked at; nothing was decided by them here."
+        )
+    if len(run.epochs) < recipe.epochs:
+        yield (
+            f"Not all {recipe.epochs} epochs: it stopped after {len(run.epochs)}, since"
+            f" {recipe.patience} brought no better validation accuracy."
+        )
+    yield "No calibration was fitted: probabilities are the softmax of the network's own outputs."
+
+
+def command_words(run: Run) -> list[str]:
+    """Give the command that repeats a run, from the shipped recipe nearest to it, word by word.
+
+    Each word is quoted: with blanks between them they are a line for bash or zsh.
+    """
+    recipe, execution = run.recipe, run.metrics["execution"]
+    nearest = RECIPES.get(recipe.name) or RECIPES.get(recipe.architecture)
+    if nearest is None:
+        words = ["heptad", "train", str(run.folder)]
+    else:
+        given = {
+            name: value
+            for name, value in recipe.model_dump().items()
+            if value != getattr(nearest.recipe, name)
+        }
+        words = ["heptad", "train", nearest.recipe.name, *_flags(given)]
+    words += ["--device", str(execution["device"])]
+    if execution["device"] == "cpu":
+        words += ["--threads", str(execution["threads"])]
+    return [shell_word(word) for word in words]
+
+
+def _flags(values: dict[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        text = "none" if value is None else str(value)
+        flag = f"--{name.replace('_', '-')}"
+        # A value that begins like a flag would be taken for one.
+        if text.startswith("-"):
+            yield f"{flag}={text}"
+        else:
+            yield from (flag, text)
+
+
+def shell_word(word: str) -> str:
+    r"""Quote one word; what is not printable is written as its bytes, $'\x0a'."""
+    if word.isprintable():
+        return shlex.quote(word)
+    written = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in os.fsencode(word)
+    )
+    return f"$'{written}'"
+
+
+def field_differences(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
+    """Name the fields in which recipes differ, each with its value in every one of them."""
+    documents = [recipe.model_dump() for recipe in recipes]
+    return [
+        (name, [_as_text(document[name]) for document in documents])
+        for name in Recipe.model_fields
+        if any(document[name] != documents[0][name] for document in documents)
+    ]
+
+
+def _as_text(value: Any) -> str:
+    return "none" if value is None else str(value)
