@@ -11,12 +11,14 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from tarfile import SYMTYPE
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+import archives
 import heptad
 from conftest import NAMES
 from heptad.files import digest_of
@@ -231,7 +233,8 @@ ROWS = [
         "train lenet5 --data fashion_mnist",
         2,
         "there is no data set 'fashion_mnist'. Did you mean 'fashion-mnist'?"
-        " Allowed: mnist, fashion-mnist, or a folder of IDX files or of class folders.",
+        " Allowed: mnist, fashion-mnist, kmnist, qmnist, cifar10, or a folder of IDX files or of"
+        " class folders.",
     ),
     Row(
         "a folder without IDX files",
@@ -305,6 +308,59 @@ ROWS = [
         2,
         "packed/train-images-idx3-ubyte.gz cannot be read:"
         " Compressed file ended before the end-of-stream marker was reached.",
+    ),
+    Row(
+        "labels of an unknown kind",
+        "train lenet5 --data label-kind",
+        2,
+        "label-kind/train-labels-idx1-ubyte is no IDX file of labels: it begins with 0x00000803,"
+        " not with 0x00000801 or 0x00000c02.",
+    ),
+    # CIFAR-10's archive
+    Row(
+        "an archive that is none",
+        "train lenet5 --data no-archive",
+        2,
+        "no-archive/cifar-10-binary.tar.gz cannot be read: Not a gzipped file (b'no').",
+    ),
+    Row(
+        "an archive with a link in it",
+        "train lenet5 --data linking",
+        2,
+        "linking/cifar-10-binary.tar.gz holds 'cifar-10-batches-bin/data_batch_1.bin', which is no"
+        " plain file in cifar-10-batches-bin.",
+    ),
+    Row(
+        "an archive that lacks a file",
+        "train lenet5 --data lacking-batch",
+        2,
+        "lacking-batch/cifar-10-binary.tar.gz lacks cifar-10-batches-bin/data_batch_2.bin.",
+    ),
+    Row(
+        "an archive with a file twice",
+        "train lenet5 --data twice",
+        2,
+        "twice/cifar-10-binary.tar.gz holds cifar-10-batches-bin/data_batch_1.bin more than once.",
+    ),
+    Row(
+        "an archive with a part of an image",
+        "train lenet5 --data half-row",
+        2,
+        "half-row/cifar-10-binary.tar.gz holds cifar-10-batches-bin/data_batch_1.bin with 100"
+        " bytes; allowed: rows of 3,073 bytes, at least one.",
+    ),
+    Row(
+        "an archive with a huge file",
+        "train lenet5 --data huge-file",
+        2,
+        "huge-file/cifar-10-binary.tar.gz holds 'cifar-10-batches-bin/data_batch_1.bin' with"
+        " 1,099,511,627,776 bytes; allowed: at most 30,730,000.",
+    ),
+    Row(
+        "an archive that unpacks to too much",
+        "train lenet5 --data huge-name",
+        2,
+        "huge-name/cifar-10-binary.tar.gz unpacks to more than 185,428,576 bytes.",
     ),
     # Folders of pictures
     Row("no folder to scan", "scan nowhere", 2, "there is no folder 'nowhere'."),
@@ -722,16 +778,16 @@ ROWS = [
         "nothing to fetch",
         "fetch",
         2,
-        "nothing is named to fetch. Allowed: mnist, fashion-mnist, vgg16, resnet50,"
-        " vgg16-397923af.pth, resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
+        "nothing is named to fetch. Allowed: mnist, fashion-mnist, kmnist, qmnist, cifar10, vgg16,"
+        " resnet50, vgg16-397923af.pth, resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
     ),
     Row(
         "an unknown thing to fetch",
         "fetch mnits",
         2,
         "there is no data set or weights 'mnits'. Did you mean 'mnist'? Allowed: mnist,"
-        " fashion-mnist, vgg16, resnet50, vgg16-397923af.pth, resnet50-11ad3fa6.pth,"
-        " resnet50-0676ba61.pth.",
+        " fashion-mnist, kmnist, qmnist, cifar10, vgg16, resnet50, vgg16-397923af.pth,"
+        " resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
     ),
     Row(
         "a target that is a file",
@@ -779,6 +835,7 @@ def make_bad_things(folder: Path, digits: Path) -> None:
     (folder / "broken.toml").write_text("this is no TOML")
     (folder / "list.json").write_text("[1, 2]")
     _make_sets(folder)
+    _make_archives(folder)
     _make_picture_sets(folder)
     _make_runs(folder)
     _make_weights(folder)
@@ -800,6 +857,7 @@ def _make_sets(folder: Path) -> None:
         ("claims", images, struct.pack(">HBBIII", 0, 8, 3, 2**32 - 1, 28, 28)),
         ("label", labels, struct.pack(">HBBI", 0, 8, 1, 20) + bytes(7) + b"\x0a" + bytes(12)),
         ("packed", images + ".gz", gzip.compress(good)[:-12]),
+        ("label-kind", labels, good),
     ):
         (folder / name).mkdir()
         for image_name, label_name in NAMES.values():
@@ -808,6 +866,21 @@ def _make_sets(folder: Path) -> None:
         if file.endswith(".gz"):
             (folder / name / file.removesuffix(".gz")).unlink()
         (folder / name / file).write_bytes(content)
+
+
+def _make_archives(folder: Path) -> None:
+    first = f"{archives.FOLDER}/data_batch_1.bin"
+    for name, content in (
+        ("no-archive", b"no archive"),
+        ("linking", archives.packed(archives.member(first, kind=SYMTYPE, link="/etc/passwd"))),
+        ("lacking-batch", archives.packed(*archives.whole()[:-1])),
+        ("twice", archives.packed(*2 * archives.whole())),
+        ("half-row", archives.packed(archives.member(first, bytes(100)))),
+        ("huge-file", archives.claiming(1 << 40)),
+        ("huge-name", archives.long_name()),
+    ):
+        (folder / name).mkdir()
+        (folder / name / archives.NAME).write_bytes(content)
 
 
 def _make_picture_sets(folder: Path) -> None:

@@ -114,7 +114,8 @@ class Recipe(Settings):
         min_length=1,
         description="Data set.",
         json_schema_extra=_in_words(
-            "a name such as mnist or fashion-mnist, a folder of IDX files, or one of class folders"
+            "mnist, fashion-mnist, kmnist, qmnist, cifar10, a folder of IDX files, or one of class"
+            " folders"
         ),
     )
     image_size: int = Field(

@@ -371,8 +371,8 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
     Parameters
     ----------
     names
-        Data sets (mnist, fashion-mnist) and networks whose weights to fetch (vgg16, resnet50), or
-        one file of weights by its name.
+        Data sets (mnist, fashion-mnist, kmnist, qmnist, cifar10) and networks whose weights to
+        fetch (vgg16, resnet50), or one file of weights by its name.
     to
         Copy the files into this folder as well, to carry them to another machine.
     """

@@ -37,6 +37,7 @@ FORMATS: dict[str, tuple[bytes, ...]] = {
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # 50 megapixels: twice what a phone takes, and far below what fills a memory.
 MOST_PIXELS = 50_000_000
+IMAGES_AT_A_TIME = 1000
 # What can be found under a name that is no regular file.
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -246,6 +247,18 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
 def _planes(image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     return np.array(pixels.transpose(2, 0, 1), order="C")
+
+
+def to_gray(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn `uint8` [N, 3, H, W] into [N, 1, H, W], as pictures of files are turned gray."""
+    num_images, _, height, width = images.shape
+    gray = np.empty((num_images, 1, height, width), np.uint8)
+    for start in range(0, num_images, IMAGES_AT_A_TIME):
+        some = images[start : start + IMAGES_AT_A_TIME]
+        # One below the other, since Pillow takes longer to begin than to do it.
+        tall = Image.fromarray(some.transpose(0, 2, 3, 1).reshape(-1, width, 3)).convert("L")
+        gray[start : start + IMAGES_AT_A_TIME] = np.asarray(tall).reshape(-1, 1, height, width)
+    return gray
 
 
 def resize_picture(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

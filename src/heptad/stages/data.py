@@ -288,6 +288,10 @@ def opening(
         train, test = (
             open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
         )
+        if recipe.channels < dataset.channels:
+            logger.info(
+                "%s is in colour and is turned gray: --channels 3 keeps the colours", dataset.name
+            )
         sources = Sources(dataset.name, transform, train, test)
     return _augmented(recipe, _with_validation(recipe, sources)).resized_if_they_fit(memory)
 
@@ -472,15 +476,15 @@ def make_transform(recipe: Recipe, dataset: Dataset | PictureSet) -> Transform:
     """
     choices: dict[str, Callable[[], tuple[Numbers, Numbers]]] = {
         "recipe": lambda: ((recipe.mean,), (recipe.deviation,)),
-        "data": lambda: _of_data(dataset),
+        "data": lambda: _of_data(recipe, dataset),
         "weights": lambda: _of_weights(recipe),
     }
     mean, deviation = choices[recipe.normalize]()
     return Transform(recipe.image_size, recipe.channels, mean, deviation)
 
 
-def _of_data(dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
-    """Measure the training pixels, of pictures as they are resized."""
+def _of_data(recipe: Recipe, dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
+    """Measure the training pixels, all channels together, of pictures as they are resized."""
     counts = np.zeros(256, np.int64)
     # Counts of the 256 values, so that the sums are exact.
     if isinstance(dataset, PictureSet):
@@ -490,7 +494,7 @@ def _of_data(dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
     elif dataset.mean is not None and dataset.deviation is not None:
         return (dataset.mean,), (dataset.deviation,)
     else:
-        images, _ = read_part(dataset, "train")
+        images, _ = read_part(dataset, "train", channels=recipe.channels)
         counts += np.bincount(images.reshape(-1), minlength=256)
     values = np.arange(256) / 255
     mean = float((counts * values).sum() / counts.sum())
@@ -527,7 +531,7 @@ def open_source(
 
     Raises DataError if a file is damaged.
     """
-    images, labels = read_part(dataset, part)
+    images, labels = read_part(dataset, part, channels=recipe.channels)
     ids = np.arange(len(labels))
     if recipe.limit is not None and recipe.limit < len(labels):
         ids = stratified_sample(labels, recipe.limit, seed=recipe.seed)
