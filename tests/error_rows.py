@@ -399,7 +399,7 @@ ROWS = [
         "a picture of a set that cannot be used",
         "train lenet5 --data spoilt",
         2,
-        "spoilt holds 1 pictures that cannot be used.",
+        "spoilt holds 1 picture that cannot be used.",
     ),
     Row(
         "pictures gone that a run was tested on",
@@ -452,7 +452,7 @@ ROWS = [
         "validation with as many images as there are",
         TRAIN + " --validation 20",
         2,
-        "validation is 20, but there are 20 training images; some must be left to train on.",
+        "validation is 20, of 20 training images; some must be left to train on.",
     ),
     Row(
         "too few images to set some apart",
@@ -716,7 +716,37 @@ ROWS = [
         "predict run float.tif",
         2,
         "float.tif holds floating-point numbers; which of them is black and which white is not"
-        " known.",
+        " known (float_range).",
+    ),
+    Row(
+        "a picture of numbers that are not finite",
+        "predict run nan.tif --float-range 0,1",
+        2,
+        "nan.tif holds numbers that are not finite.",
+    ),
+    Row(
+        "a range of numbers that is upside down",
+        "train lenet5 --data photos --float-range 1,0",
+        2,
+        "float_range is 1,0; allowed: two numbers such as 0,1, the smaller first, or none.",
+    ),
+    Row(
+        "a range of numbers that is none",
+        "scan photos --float-range black",
+        2,
+        "float_range is black; allowed: two numbers such as 0,1, the smaller first, or none.",
+    ),
+    Row(
+        "pictures of no pixels at most",
+        "train lenet5 --data photos --max-pixels 0",
+        2,
+        "max_pixels is 0; allowed: a whole number, at least 1, at most 178956970.",
+    ),
+    Row(
+        "a picture of more pixels than one allows",
+        "predict run picture.png --max-pixels 100",
+        2,
+        "picture.png has 64 x 64 pixels; allowed: 100 in all (max_pixels).",
     ),
     Row(
         "a picture that unpacks to too much",
@@ -986,4 +1016,5 @@ def _make_pictures(folder: Path) -> None:
     content = (folder / "picture.png").read_bytes()
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
     Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(np.full((64, 64), np.nan, np.float32)).save(folder / "nan.tif")
     Image.new("L", (9000, 9000)).save(folder / "bomb.png")

@@ -271,7 +271,7 @@ def test_a_picture_that_cannot_be_used_is_named_before_anything_is_trained(what,
     spoil(data / "a" / "2.png")
     assert main(words(data, tmp_path / "run")) == 2
     error = capsys.readouterr().err
-    assert f"error: {data} holds 1 pictures that cannot be used.\na/2.png: {reason}\n" in error
+    assert f"error: {data} holds 1 picture that cannot be used.\na/2.png: {reason}\n" in error
     assert not (tmp_path / "run").exists()
     # The rest is trained on if that is asked for.
     entries = places_of(opened(data, on_bad_image="skip"))
@@ -686,7 +686,7 @@ def test_scan_says_it_in_words(faulty, capsys):
     for line in (
         "width: 40 to 64 pixels, half of them up to 40",
         "copies of one picture: 3",
-        "copies in more than one part: the test would be too easy: 1",
+        "copies in more than one part: the test would be too easy, see --drop-leaks: 1",
         "  train/b/1.png, test/b/leak.png",
         "copies in more than one class: 1",
         "pictures that look nearly alike: 1",

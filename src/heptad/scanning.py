@@ -13,6 +13,7 @@ from typing import Any
 from heptad.datasets.duplicates import across, copies, near_duplicates
 from heptad.datasets.folder import Listing, list_folder
 from heptad.datasets.picture_set import WHAT
+from heptad.datasets.pictures import Decoding
 from heptad.datasets.scan import Seen, SeenBefore, looking
 from heptad.errors import DataError
 from heptad.files import user_path
@@ -50,7 +51,10 @@ class ScanReport:
         return asdict(self)
 
 
-def scanning(folder: str | Path) -> Generator[PassReport | ScanReport, None, None]:
+def scanning(
+    folder: str | Path,
+    decoding: Decoding = Decoding(CHANNELS),  # noqa: B008 - frozen
+) -> Generator[PassReport | ScanReport, None, None]:
     """Decode every picture of a folder of class folders; reports on the way, last what is there.
 
     What was seen before and has not changed is not decoded again. Raises DataError if the folder
@@ -60,12 +64,12 @@ def scanning(folder: str | Path) -> Generator[PassReport | ScanReport, None, Non
     if not root.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}.")
     listing = list_folder(root, is_to_train=False)
-    before = SeenBefore(root, channels=CHANNELS)
+    before = SeenBefore(root, decoding)
     seen = {name: now for name in listing.paths if (now := before.get(name))}
     unseen = [name for name in listing.paths if name not in seen]
     started_at, num_done = perf_counter(), 0
     try:
-        for looks in looking([root / name for name in unseen], channels=CHANNELS):
+        for looks in looking([root / name for name in unseen], decoding):
             for look in looks:
                 seen[unseen[num_done]] = look.seen
                 before.add(unseen[num_done], look.seen)

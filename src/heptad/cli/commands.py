@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
@@ -21,7 +22,11 @@ from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
 
 if TYPE_CHECKING:
+    from heptad.classifier import Classifier
     from heptad.records import Scores
+
+# Settings of a recipe that say how pictures are read, wherever they are.
+READING = ("max_pixels", "float_range")
 
 OUTPUT = Group("Output", sort_key=4)
 Json = Annotated[
@@ -123,7 +128,7 @@ def _carry_out(recipe: Recipe, options: RunOptions, *, as_json: bool) -> None:
 
 
 @app.command
-@flags_of(RunOptions, only=("device", "threads"))
+@flags_of(Recipe, RunOptions, only=(*READING, "device", "threads"))
 def evaluate(
     run: str, /, *, data: str | None = None, json: Json = False, **flags: str | None
 ) -> None:
@@ -136,10 +141,7 @@ def evaluate(
     data
         Score on the test images of this data set or folder instead of the run's own.
     """
-    options = RunOptions(**given(flags, RunOptions))
-    from heptad.classifier import load_run
-
-    classifier = load_run(run, device=options.device, threads=options.threads)
+    classifier = _loaded(run, flags)
     limit = classifier.recipe.limit if data is None else None
     if json:
         scores = classifier.evaluate(data)
@@ -153,6 +155,15 @@ def evaluate(
     if limit:
         say(console, f"On the run's own sample of at most {limit:,} test images (--limit {limit}).")
     show_scores(console, scores, classifier.classes)
+
+
+def _loaded(run: str, flags: dict[str, str | None]) -> Classifier:
+    """Load a finished run, to read pictures as in its training unless flags say otherwise."""
+    from heptad.classifier import load_run
+
+    options = RunOptions(**given(flags, RunOptions))
+    classifier = load_run(run, device=options.device, threads=options.threads)
+    return replace(classifier, recipe=classifier.recipe.changed(**given(flags, Recipe)))
 
 
 def _scores_document(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def _scores_document(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]
 
 
 @app.command
-@flags_of(RunOptions, only=("device", "threads"))
+@flags_of(Recipe, RunOptions, only=(*READING, "device", "threads"))
 def predict(
     run: str,
     /,
@@ -218,7 +229,6 @@ def predict(
     from heptad.datasets.pictures import find_pictures
 
     num_shown, least = at_least_1("top", top), probability("unsure", unsure)
-    options = RunOptions(**given(flags, RunOptions))
     paths = find_pictures(list(images))
     wanted = Wanted(
         as_digit=as_digit,
@@ -229,10 +239,7 @@ def predict(
         csv=output_path("csv", csv, ".csv", paths),
         as_json=json,
     )
-    from heptad.classifier import load_run
-
-    classifier = load_run(run, device=options.device, threads=options.threads)
-    give_answers(classifier, paths, wanted)
+    give_answers(_loaded(run, flags), paths, wanted)
 
 
 @app.command
@@ -310,7 +317,8 @@ def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
 
 
 @app.command
-def scan(folder: str, /, *, json: Json = False) -> int:
+@flags_of(Recipe, only=READING)
+def scan(folder: str, /, *, json: Json = False, **flags: str | None) -> int:
     """Look at every picture of a folder of class folders, as training would; changes nothing.
 
     Parameters
@@ -319,11 +327,14 @@ def scan(folder: str, /, *, json: Json = False) -> int:
         The folder that holds the class folders, or train/, val/ and test/ with them.
     """
     from heptad.cli.display import show_scan, showing_work
+    from heptad.datasets.pictures import Decoding
     from heptad.errors import UnusableError
-    from heptad.scanning import ScanReport, scanning
+    from heptad.scanning import CHANNELS, ScanReport, scanning
 
     console = PlainConsole()
-    report = showing_work(console, scanning(folder), ScanReport, is_silent=json)
+    # Any recipe will do: the flags are those of all.
+    decoding = Decoding.of(load_recipe("lenet5", **given(flags, Recipe)), channels=CHANNELS)
+    report = showing_work(console, scanning(folder, decoding), ScanReport, is_silent=json)
     if json:
         _print_json(report.as_document())
     else:

@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from heptad.cli.text import one_line
+from heptad.errors import counted
 from heptad.files import as_word
 from heptad.recipe import Recipe
 from heptad.records import (
@@ -286,7 +287,7 @@ def _show_start(console: Console, prepared: Prepared) -> None:
     say(
         console,
         f"{recipe.name} on {recipe.data}: {prepared.num_train_images:,} training{apart}"
-        f" {prepared.num_test_images:,} test images{limit}; {prepared.num_trained:,} of"
+        f" {counted(prepared.num_test_images, 'test image')}{limit}; {prepared.num_trained:,} of"
         f" {prepared.num_parameters:,} parameters are trained, on {prepared.device}.",
     )
     found = f"; {prepared.num_computed:,} of {prepared.num_passing_images:,} images had to pass it"
@@ -325,13 +326,13 @@ def show_summary(console: Console, run: Run) -> None:
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images, in {run.metrics['seconds']:.0f} s.",
+        f" {counted(scores.num_images, 'image')}, in {run.metrics['seconds']:.0f} s.",
         style="bold",
     )
     if run.metrics["selected_epoch"]:
         say(
             console,
-            f"The best of {len(run.epochs)} epochs by its validation images was"
+            f"The best of {counted(len(run.epochs), 'epoch')} by its validation images was"
             f" {run.metrics['selected_epoch']}; its network was scored once on the test images.",
         )
     if run.recipe.limit:
@@ -351,7 +352,7 @@ def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> N
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images; loss {scores.loss:.4f}.",
+        f" {counted(scores.num_images, 'image')}; loss {scores.loss:.4f}.",
         style="bold",
     )
     table = Table("class", *map(_right, ("images", "right", "answered")))
@@ -381,10 +382,13 @@ def show_scan(console: Console, report: ScanReport) -> None:
         ("passed over", report.passed_over),
     ):
         if counts:
-            say(console, f"{what}: {', '.join(f'{n:,} {name}' for name, n in counts.items())}")
+            say(console, f"{what}: {', '.join(f'{name} ({n:,})' for name, n in counts.items())}")
     for what, groups in (
         ("copies of one picture", report.copies),
-        ("copies in more than one part: the test would be too easy", report.leaks),
+        (
+            "copies in more than one part: the test would be too easy, see --drop-leaks",
+            report.leaks,
+        ),
         ("copies in more than one class", report.torn),
         ("pictures that look nearly alike", report.near),
     ):

@@ -18,7 +18,7 @@ from heptad.datasets.folder import has_class_folders
 from heptad.datasets.idx import read_idx
 from heptad.datasets.picture_set import PictureFolder
 from heptad.datasets.pictures import to_gray
-from heptad.errors import DataError, did_you_mean
+from heptad.errors import DataError, counted, did_you_mean
 from heptad.files import user_path
 
 Part = Literal["train", "test"]
@@ -151,8 +151,8 @@ def read_part(
     images, labels = FORMATS[dataset.format](paths, part)
     if len(images) != len(labels):
         raise DataError(
-            f"{paths[0]} holds {len(images):,} images, but"
-            f" {paths[-1]} {len(labels):,} labels; each image needs one."
+            f"{paths[0]} holds {counted(len(images), 'image')}, but"
+            f" {paths[-1]} {counted(len(labels), 'label')}; each image needs one."
         )
     is_unknown = (labels < 0) | (labels >= len(dataset.classes))
     if is_unknown.any():

@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -299,8 +300,8 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
         return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
 
 
-def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str] | None:
-    """Give the SHA-256s of the pictures that a run was tested on; None if it was of no pictures.
+def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> Counter[str] | None:
+    """Count the SHA-256s of the pictures that a run was tested on; None if it was of no pictures.
 
     Raises DamagedError if the list is not as it was saved.
     """
@@ -310,7 +311,7 @@ def held_out_pictures(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str
     check_file(path, metrics["files"][path.name])
     with damage_in(path):
         pictures = json.loads(path.read_text(encoding="utf-8"))["pictures"]
-        return frozenset(entry["sha256"] for entry in pictures if entry["part"] == "test")
+        return Counter(entry["sha256"] for entry in pictures if entry["part"] == "test")
 
 
 def check_file(path: Path, sha256: str) -> None:
