@@ -29,8 +29,9 @@ class ScanReport:
     counts: pictures that can be used, by part and class. sizes: smallest, median and largest width
     and height in pixels. modes, notes: how many pictures have each. bad: why a picture cannot be
     used. copies: groups of pictures with equal pixels. near: pairs that look nearly alike. leaks:
-    groups of copies that are in more than one part. torn: in more than one class. passed_over: what
-    else lies there.
+    groups of copies that are in more than one part. torn: in more than one class. empty: classes
+    without a picture to train on. untested: those without one to test on, or two to hold one out
+    of. passed_over: what else lies there.
     """
 
     folder: str
@@ -44,6 +45,8 @@ class ScanReport:
     near: list[tuple[str, str]]
     leaks: list[list[str]]
     torn: list[list[str]]
+    empty: list[str]
+    untested: list[str]
     passed_over: dict[str, int]
 
     def as_document(self) -> dict[str, Any]:
@@ -118,8 +121,22 @@ def _report(
         near=[(names[a], names[b]) for a, b in near_duplicates(looks)],
         leaks=named(across(groups, parts)),
         torn=named(across(groups, labels)),
+        empty=[name for name in listing.classes if not counts["train"][name]],
+        untested=_untested(
+            listing, counts, {(now.pixels, k) for now, k in zip(looks, labels, strict=True)}
+        ),
         passed_over=listing.passed_over,
     )
+
+
+def _untested(
+    listing: Listing, counts: dict[str, dict[str, int]], contents: set[tuple[str, str]]
+) -> list[str]:
+    """Name the classes that a training could not test; contents: what is there, with its class."""
+    if "test" in counts:
+        return [name for name in listing.classes if not counts["test"][name]]
+    differing = Counter(name for _, name in contents)
+    return [name for name in listing.classes if differing[name] < 2]
 
 
 def _spread(values: list[int]) -> tuple[int, float, int]:

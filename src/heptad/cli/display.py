@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from heptad.cli.text import one_line
+from heptad.datasets.folder import some_names
 from heptad.errors import counted
 from heptad.files import as_word
 from heptad.recipe import Recipe
@@ -42,6 +43,10 @@ LIVE_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 30.0
 # Classes are called uneven if one has so many times the images of another.
 UNEVEN = 2
+# More classes are said by the smallest and the largest.
+MOST_COUNTED = 20
+# A wider matrix can be read on no terminal.
+MOST_IN_MATRIX = 30
 # Of each kind of finding of a scan; all are in its JSON.
 MOST_SHOWN = 5
 
@@ -292,8 +297,11 @@ def _show_start(console: Console, prepared: Prepared) -> None:
     )
     found = f"; {prepared.num_computed:,} of {prepared.num_passing_images:,} images had to pass it"
     counts = prepared.class_counts
-    if counts and max(counts) > UNEVEN * min(counts):
-        say(console, f"Training images by class: {', '.join(map(str, counts))}.{_balance(recipe)}")
+    if counts:
+        some = f"{min(counts):,} to {max(counts):,}"
+        each = ", ".join(f"{n:,}" for n in counts) if len(counts) <= MOST_COUNTED else some
+        uneven = _balance(recipe) if max(counts) > UNEVEN * min(counts) else ""
+        say(console, f"Training images by class: {each}.{uneven}")
     is_cut = prepared.trunk.startswith("trunk")
     say(console, f"{prepared.trunk.capitalize()}{found if is_cut else ''}.")
     if prepared.resumed_from is not None:
@@ -348,7 +356,7 @@ def show_summary(console: Console, run: Run) -> None:
 
 
 def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> None:
-    """Print accuracy, a line for each class, and the confusion matrix."""
+    """Print accuracy, a line for each class, and the confusion matrix if it is not too wide."""
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
@@ -356,14 +364,20 @@ def show_scores(console: Console, scores: Scores, classes: tuple[str, ...]) -> N
         style="bold",
     )
     table = Table("class", *map(_right, ("images", "right", "answered")))
-    confusion = Table(_right("is \\ said"), *(_right(one_line(name)) for name in classes))
     rows = scores.confusion.tolist()
     for k, name in enumerate(classes):
         total = sum(rows[k])
         right = f"{100 * rows[k][k] / total:.1f} %" if total else "none there"
         table.add_row(one_line(name), f"{total:,}", right, f"{sum(row[k] for row in rows):,}")
-        confusion.add_row(one_line(name), *map(str, rows[k]))
-    console.print(table, confusion)
+    console.print(table)
+    if len(classes) > MOST_IN_MATRIX:
+        what = f"what each of {len(classes):,} classes is taken for"
+        say(console, f"A table of {what} is too wide to print: see --json.")
+        return
+    confusion = Table(_right("is \\ said"), *(_right(one_line(name)) for name in classes))
+    for name, row in zip(classes, rows, strict=True):
+        confusion.add_row(one_line(name), *map(str, row))
+    console.print(confusion)
 
 
 def show_scan(console: Console, report: ScanReport) -> None:
@@ -383,6 +397,14 @@ def show_scan(console: Console, report: ScanReport) -> None:
     ):
         if counts:
             say(console, f"{what}: {', '.join(f'{name} ({n:,})' for name, n in counts.items())}")
+    if len(report.classes) == 1:
+        say(console, "one class alone: nothing to tell apart", style="yellow")
+    for what, names in (
+        ("classes without a picture", report.empty),
+        ("classes without a picture to test on", report.untested),
+    ):
+        if names:
+            say(console, f"{what}: {some_names(names)}", style="yellow")
     for what, groups in (
         ("copies of one picture", report.copies),
         (

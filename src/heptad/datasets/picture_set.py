@@ -318,6 +318,10 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
             f"{found.folder} has no picture to test on.",
             hint="a fifth of each class is held out, if it has two; or make a test folder",
         )
+    untested = set(found.labels[parts["train"]]) - set(found.labels[parts["test"]])
+    if untested:
+        named = some_names([found.classes[label] for label in sorted(untested)])
+        logger.warning("there is no picture to test on of %s", named)
     if found.is_split_here:
         logger.info(
             "%s has no test folder: %s held out to test on, of %s",
