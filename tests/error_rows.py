@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -24,6 +25,7 @@ from conftest import NAMES
 from heptad.files import digest_of
 from heptad.recipe import RunOptions
 from heptad.stages.saving import sealed
+from picture_files import png, tiff
 
 
 class Row(NamedTuple):
@@ -388,6 +390,18 @@ ROWS = [
         "train lenet5 --data stranger",
         2,
         "stranger/test has the classes c, which stranger/train has not; allowed: a, b.",
+    ),
+    Row(
+        "a class in the val folder alone",
+        "train lenet5 --data stranger-val",
+        2,
+        "stranger-val/val has the classes c, which stranger-val/train has not; allowed: a, b.",
+    ),
+    Row(
+        "a class of which all pictures are copies of test pictures",
+        "train lenet5 --data all-leaks --drop-leaks",
+        2,
+        "drop_leaks leaves no training image of b; all are copies of images to score.",
     ),
     Row(
         "one picture of each class",
@@ -755,6 +769,50 @@ ROWS = [
         "bomb.png has 9000 x 9000 pixels; allowed: 50,000,000 in all (max_pixels).",
     ),
     Row(
+        "a picture whose header claims too much",
+        "predict run huge.png",
+        2,
+        "huge.png has too many pixels; allowed: 50,000,000 in all (max_pixels).",
+    ),
+    Row(
+        "an empty file as a picture",
+        "predict run hollow.png",
+        2,
+        "hollow.png is no picture that can be read: it is empty.",
+    ),
+    Row(
+        "a picture of a kind that is not read",
+        "predict run colours.tif",
+        2,
+        "colours.tif is no picture that can be read: it begins as TIFF does, but is damaged or of a"
+        " kind that is not read.",
+    ),
+    Row(
+        "a picture of 16 bits in a layout that is not read",
+        "predict run planes.tif",
+        2,
+        "planes.tif has more than 8 bits a channel in a layout that is not read: one plane a"
+        " channel.",
+    ),
+    Row(
+        "a named pipe as a picture",
+        "predict run pipe.png",
+        2,
+        "pipe.png is a named pipe, not a picture.",
+    ),
+    Row(
+        "a link to itself as a picture",
+        "predict run loop.png",
+        2,
+        "loop.png cannot be read: Too many levels of symbolic links.",
+    ),
+    Row(
+        "a link to nothing as a picture",
+        "predict run dangling.png",
+        2,
+        "dangling.png is not there.",
+    ),
+    Row(
         "a folder without pictures",
         "predict run empty",
         2,
@@ -920,6 +978,8 @@ def _make_picture_sets(folder: Path) -> None:
         ("hollow-class", {"a": 4, "b": 0}),
         ("test-alone", {"test/a": 2, "test/b": 2}),
         ("stranger", {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1}),
+        ("stranger-val", {"train/a": 2, "train/b": 2, "val/c": 1, "test/a": 1}),
+        ("all-leaks", {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 1}),
         ("single", {"a": 1, "b": 1}),
         ("spoilt", {"a": 4, "b": 4}),
         ("spared", {"a": 1, "b": 1}),
@@ -933,6 +993,7 @@ def _make_picture_sets(folder: Path) -> None:
                 pixels = draws.integers(0, 256, (28, 28), np.uint8)
                 Image.fromarray(pixels).save(folder / name / part / f"{number}.png")
     (folder / "spoilt" / "b" / "2.png").write_text("no picture")
+    shutil.copy(folder / "all-leaks/test/b/0.png", folder / "all-leaks/train/b/0.png")
     recipe = heptad.load_recipe("lenet5", data="photos", epochs=1)
     run = heptad.train(recipe, RunOptions(out="picture-run"))
     listed = json.loads((run.folder / "pictures.json").read_text())["pictures"]
@@ -1018,3 +1079,11 @@ def _make_pictures(folder: Path) -> None:
     Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")
     Image.fromarray(np.full((64, 64), np.nan, np.float32)).save(folder / "nan.tif")
     Image.new("L", (9000, 9000)).save(folder / "bomb.png")
+    (folder / "huge.png").write_bytes(png(pixels[..., None], size=(14000, 14000)))
+    (folder / "hollow.png").touch()
+    colours = np.dstack(3 * [pixels])
+    (folder / "colours.tif").write_bytes(tiff(colours.astype(np.float32), 2, kind=3))
+    (folder / "planes.tif").write_bytes(tiff(colours.astype(np.uint16), 2, planes=True))
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "dangling.png").symlink_to("nothing.png")

@@ -15,9 +15,10 @@ from heptad.cli import main
 from heptad.datasets.pictures import Decoding
 from heptad.errors import ImageError, RecipeError
 from heptad.recipe import to_toml
+from picture_files import saved, tiff
 from test_catalog import weights_of
 from test_folders import decodings, noise, opened, places_of, recipe_of, small_set, words
-from test_pictures import COLOUR, SHAPE, STORED, decoded, saved, tiff
+from test_pictures import COLOUR, SHAPE, STORED, decoded
 
 DRAWS = np.random.default_rng(0)
 COUNTS = DRAWS.integers(0, 2**32, SHAPE, np.uint32)

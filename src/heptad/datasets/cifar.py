@@ -10,6 +10,7 @@ import gzip
 import io
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def read_cifar(
     """
     try:
         with gzip.open(path) as unpacked:
-            rows = _rows(path, _Bounded(unpacked, path))
+            rows = _rows(path, _Bounded(unpacked, path), kept=MEMBERS[part])
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read: {reason}.") from error
@@ -54,8 +55,8 @@ def read_cifar(
     return images.reshape(-1, CHANNELS, SIDE_PX, SIDE_PX), labels
 
 
-def _rows(path: Path, unpacked: _Bounded) -> dict[str, NDArray[np.uint8]]:
-    """Read the rows of each file of images, in whatever order they come."""
+def _rows(path: Path, unpacked: _Bounded, *, kept: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+    """Read the files of images in whatever order they come, the rows of those `kept`."""
     expected = {name for names in MEMBERS.values() for name in names}
     rows: dict[str, NDArray[np.uint8]] = {}
     # As a stream: nothing is sought in it, no name in it becomes a path.
@@ -73,6 +74,7 @@ def _rows(path: Path, unpacked: _Bounded) -> dict[str, NDArray[np.uint8]]:
                     f"{path} holds {member.name} with {len(content):,} bytes;"
                     f" allowed: rows of {ROW_BYTES:,} bytes, at least one."
                 )
+            content = content if member.name in kept else b""
             rows[member.name] = np.frombuffer(content, np.uint8).reshape(-1, ROW_BYTES)
     return rows
 

@@ -558,13 +558,16 @@ def _of_data(recipe: Recipe, dataset: Dataset | PictureSet) -> tuple[Numbers, Nu
     # Counts of the 256 values, so that the sums are exact.
     if isinstance(dataset, PictureSet):
         places = torch.from_numpy(dataset.parts["train"])
-        for some in torch.split(places, IMAGES_AT_A_TIME):
-            counts += np.bincount(dataset.rows.take(some).reshape(-1), minlength=256)
+        for few in torch.split(places, IMAGES_AT_A_TIME):
+            counts += np.bincount(dataset.rows.take(few).reshape(-1), minlength=256)
     elif dataset.mean is not None and dataset.deviation is not None:
         return (dataset.mean,), (dataset.deviation,)
     else:
         images, _ = read_part(dataset, "train", channels=recipe.channels)
-        counts += np.bincount(images.reshape(-1), minlength=256)
+        # A part at a time: eight bytes are taken for each value.
+        for start in range(0, len(images), IMAGES_AT_A_TIME):
+            some = images[start : start + IMAGES_AT_A_TIME]
+            counts += np.bincount(some.reshape(-1), minlength=256)
     values = np.arange(256) / 255
     mean = float((counts * values).sum() / counts.sum())
     deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
