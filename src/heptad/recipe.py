@@ -386,7 +386,8 @@ def _complaint(settings: type[Settings], problem: dict[str, Any]) -> str:
         return _no_such_setting(name, settings)
     if name not in settings.model_fields:
         return f"{name}: {problem['msg']}."
-    if problem["type"] == "missing":
+    # Part of a value may be missing too.
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
         return f"{name} is not given; allowed: {settings.allowed(name)}."
     found = problem["input"]
     if problem["type"] == "string_unicode":
