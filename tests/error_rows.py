@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
+from tarfile import SYMTYPE
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+import archives
 import heptad
 from conftest import NAMES
 from heptad.files import digest_of
 from heptad.recipe import RunOptions
 from heptad.stages.saving import sealed
+from picture_files import png, tiff
 
 
 class Row(NamedTuple):
@@ -237,7 +241,8 @@ ROWS = [
         "train lenet5 --data fashion_mnist",
         2,
         "there is no data set 'fashion_mnist'. Did you mean 'fashion-mnist'?"
-        " Allowed: mnist, fashion-mnist, or a folder of IDX files or of class folders.",
+        " Allowed: mnist, fashion-mnist, kmnist, qmnist, cifar10, or a folder of IDX files or of"
+        " class folders.",
     ),
     Row(
         "a folder without IDX files",
@@ -312,6 +317,59 @@ ROWS = [
         "packed/train-images-idx3-ubyte.gz cannot be read:"
         " Compressed file ended before the end-of-stream marker was reached.",
     ),
+    Row(
+        "labels of an unknown kind",
+        "train lenet5 --data label-kind",
+        2,
+        "label-kind/train-labels-idx1-ubyte is no IDX file of labels: it begins with 0x00000803,"
+        " not with 0x00000801 or 0x00000c02.",
+    ),
+    # CIFAR-10's archive
+    Row(
+        "an archive that is none",
+        "train lenet5 --data no-archive",
+        2,
+        "no-archive/cifar-10-binary.tar.gz cannot be read: Not a gzipped file (b'no').",
+    ),
+    Row(
+        "an archive with a link in it",
+        "train lenet5 --data linking",
+        2,
+        "linking/cifar-10-binary.tar.gz holds 'cifar-10-batches-bin/data_batch_1.bin', which is no"
+        " plain file in cifar-10-batches-bin.",
+    ),
+    Row(
+        "an archive that lacks a file",
+        "train lenet5 --data lacking-batch",
+        2,
+        "lacking-batch/cifar-10-binary.tar.gz lacks cifar-10-batches-bin/data_batch_2.bin.",
+    ),
+    Row(
+        "an archive with a file twice",
+        "train lenet5 --data twice",
+        2,
+        "twice/cifar-10-binary.tar.gz holds cifar-10-batches-bin/data_batch_1.bin more than once.",
+    ),
+    Row(
+        "an archive with a part of an image",
+        "train lenet5 --data half-row",
+        2,
+        "half-row/cifar-10-binary.tar.gz holds cifar-10-batches-bin/data_batch_1.bin with 100"
+        " bytes; allowed: rows of 3,073 bytes, at least one.",
+    ),
+    Row(
+        "an archive with a huge file",
+        "train lenet5 --data huge-file",
+        2,
+        "huge-file/cifar-10-binary.tar.gz holds 'cifar-10-batches-bin/data_batch_1.bin' with"
+        " 1,099,511,627,776 bytes; allowed: at most 30,730,000.",
+    ),
+    Row(
+        "an archive that unpacks to too much",
+        "train lenet5 --data huge-name",
+        2,
+        "huge-name/cifar-10-binary.tar.gz unpacks to more than 185,428,576 bytes.",
+    ),
     # Folders of pictures
     Row("no folder to scan", "scan nowhere", 2, "there is no folder 'nowhere'."),
     Row("a folder without class folders", "scan empty", 2, "empty holds no class folders."),
@@ -340,6 +398,18 @@ ROWS = [
         "stranger/test has the classes c, which stranger/train has not; allowed: a, b.",
     ),
     Row(
+        "a class in the val folder alone",
+        "train lenet5 --data stranger-val",
+        2,
+        "stranger-val/val has the classes c, which stranger-val/train has not; allowed: a, b.",
+    ),
+    Row(
+        "a class of which all pictures are copies of test pictures",
+        "train lenet5 --data all-leaks --drop-leaks",
+        2,
+        "drop_leaks leaves no training image of b; all are copies of images to score.",
+    ),
+    Row(
         "one picture of each class",
         "train lenet5 --data single",
         2,
@@ -349,7 +419,7 @@ ROWS = [
         "a picture of a set that cannot be used",
         "train lenet5 --data spoilt",
         2,
-        "spoilt holds 1 pictures that cannot be used.",
+        "spoilt holds 1 picture that cannot be used.",
     ),
     Row(
         "pictures gone that a run was tested on",
@@ -402,7 +472,7 @@ ROWS = [
         "validation with as many images as there are",
         TRAIN + " --validation 20",
         2,
-        "validation is 20, but there are 20 training images; some must be left to train on.",
+        "validation is 20, of 20 training images; some must be left to train on.",
     ),
     Row(
         "too few images to set some apart",
@@ -725,13 +795,87 @@ ROWS = [
         "predict run float.tif",
         2,
         "float.tif holds floating-point numbers; which of them is black and which white is not"
-        " known.",
+        " known (float_range).",
+    ),
+    Row(
+        "a picture of numbers that are not finite",
+        "predict run nan.tif --float-range 0,1",
+        2,
+        "nan.tif holds numbers that are not finite.",
+    ),
+    Row(
+        "a range of numbers that is upside down",
+        "train lenet5 --data photos --float-range 1,0",
+        2,
+        "float_range is 1,0; allowed: two numbers such as 0,1, the smaller first, or none.",
+    ),
+    Row(
+        "a range of numbers that is none",
+        "scan photos --float-range black",
+        2,
+        "float_range is black; allowed: two numbers such as 0,1, the smaller first, or none.",
+    ),
+    Row(
+        "pictures of no pixels at most",
+        "train lenet5 --data photos --max-pixels 0",
+        2,
+        "max_pixels is 0; allowed: a whole number, at least 1, at most 178956970.",
+    ),
+    Row(
+        "a picture of more pixels than one allows",
+        "predict run picture.png --max-pixels 100",
+        2,
+        "picture.png has 64 x 64 pixels; allowed: 100 in all (max_pixels).",
     ),
     Row(
         "a picture that unpacks to too much",
         "predict run bomb.png",
         2,
         "bomb.png has 9000 x 9000 pixels; allowed: 50,000,000 in all (max_pixels).",
+    ),
+    Row(
+        "a picture whose header claims too much",
+        "predict run huge.png",
+        2,
+        "huge.png has too many pixels; allowed: 50,000,000 in all (max_pixels).",
+    ),
+    Row(
+        "an empty file as a picture",
+        "predict run hollow.png",
+        2,
+        "hollow.png is no picture that can be read: it is empty.",
+    ),
+    Row(
+        "a picture of a kind that is not read",
+        "predict run colours.tif",
+        2,
+        "colours.tif is no picture that can be read: it begins as TIFF does, but is damaged or of a"
+        " kind that is not read.",
+    ),
+    Row(
+        "a picture of 16 bits in a layout that is not read",
+        "predict run planes.tif",
+        2,
+        "planes.tif has more than 8 bits a channel in a layout that is not read: one plane a"
+        " channel.",
+    ),
+    Row(
+        "a named pipe as a picture",
+        "predict run pipe.png",
+        2,
+        "pipe.png is a named pipe, not a picture.",
+    ),
+    Row(
+        "a link to itself as a picture",
+        "predict run loop.png",
+        2,
+        "loop.png cannot be read: Too many levels of symbolic links.",
+    ),
+    Row(
+        "a link to nothing as a picture",
+        "predict run dangling.png",
+        2,
+        "dangling.png is not there.",
     ),
     Row(
         "a folder without pictures",
@@ -807,16 +951,16 @@ ROWS = [
         "nothing to fetch",
         "fetch",
         2,
-        "nothing is named to fetch. Allowed: mnist, fashion-mnist, vgg16, resnet50,"
-        " vgg16-397923af.pth, resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
+        "nothing is named to fetch. Allowed: mnist, fashion-mnist, kmnist, qmnist, cifar10, vgg16,"
+        " resnet50, vgg16-397923af.pth, resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
     ),
     Row(
         "an unknown thing to fetch",
         "fetch mnits",
         2,
         "there is no data set or weights 'mnits'. Did you mean 'mnist'? Allowed: mnist,"
-        " fashion-mnist, vgg16, resnet50, vgg16-397923af.pth, resnet50-11ad3fa6.pth,"
-        " resnet50-0676ba61.pth.",
+        " fashion-mnist, kmnist, qmnist, cifar10, vgg16, resnet50, vgg16-397923af.pth,"
+        " resnet50-11ad3fa6.pth, resnet50-0676ba61.pth.",
     ),
     Row(
         "a target that is a file",
@@ -864,6 +1008,7 @@ def make_bad_things(folder: Path, digits: Path) -> None:
     (folder / "broken.toml").write_text("this is no TOML")
     (folder / "list.json").write_text("[1, 2]")
     _make_sets(folder)
+    _make_archives(folder)
     _make_picture_sets(folder)
     _make_runs(folder)
     _make_weights(folder)
@@ -885,6 +1030,7 @@ def _make_sets(folder: Path) -> None:
         ("claims", images, struct.pack(">HBBIII", 0, 8, 3, 2**32 - 1, 28, 28)),
         ("label", labels, struct.pack(">HBBI", 0, 8, 1, 20) + bytes(7) + b"\x0a" + bytes(12)),
         ("packed", images + ".gz", gzip.compress(good)[:-12]),
+        ("label-kind", labels, good),
     ):
         (folder / name).mkdir()
         for image_name, label_name in NAMES.values():
@@ -895,6 +1041,21 @@ def _make_sets(folder: Path) -> None:
         (folder / name / file).write_bytes(content)
 
 
+def _make_archives(folder: Path) -> None:
+    first = f"{archives.FOLDER}/data_batch_1.bin"
+    for name, content in (
+        ("no-archive", b"no archive"),
+        ("linking", archives.packed(archives.member(first, kind=SYMTYPE, link="/etc/passwd"))),
+        ("lacking-batch", archives.packed(*archives.whole()[:-1])),
+        ("twice", archives.packed(*2 * archives.whole())),
+        ("half-row", archives.packed(archives.member(first, bytes(100)))),
+        ("huge-file", archives.claiming(1 << 40)),
+        ("huge-name", archives.long_name()),
+    ):
+        (folder / name).mkdir()
+        (folder / name / archives.NAME).write_bytes(content)
+
+
 def _make_picture_sets(folder: Path) -> None:
     draws = np.random.default_rng(0)
     for name, counts in (
@@ -902,6 +1063,8 @@ def _make_picture_sets(folder: Path) -> None:
         ("hollow-class", {"a": 4, "b": 0}),
         ("test-alone", {"test/a": 2, "test/b": 2}),
         ("stranger", {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1}),
+        ("stranger-val", {"train/a": 2, "train/b": 2, "val/c": 1, "test/a": 1}),
+        ("all-leaks", {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 1}),
         ("single", {"a": 1, "b": 1}),
         ("spoilt", {"a": 4, "b": 4}),
         ("spared", {"a": 1, "b": 1}),
@@ -915,6 +1078,7 @@ def _make_picture_sets(folder: Path) -> None:
                 pixels = draws.integers(0, 256, (28, 28), np.uint8)
                 Image.fromarray(pixels).save(folder / name / part / f"{number}.png")
     (folder / "spoilt" / "b" / "2.png").write_text("no picture")
+    shutil.copy(folder / "all-leaks/test/b/0.png", folder / "all-leaks/train/b/0.png")
     recipe = heptad.load_recipe("lenet5", data="photos", epochs=1)
     run = heptad.train(recipe, RunOptions(out="picture-run"))
     listed = json.loads((run.folder / "pictures.json").read_text())["pictures"]
@@ -1000,4 +1164,13 @@ def _make_pictures(folder: Path) -> None:
     content = (folder / "picture.png").read_bytes()
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
     Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(np.full((64, 64), np.nan, np.float32)).save(folder / "nan.tif")
     Image.new("L", (9000, 9000)).save(folder / "bomb.png")
+    (folder / "huge.png").write_bytes(png(pixels[..., None], size=(14000, 14000)))
+    (folder / "hollow.png").touch()
+    colours = np.dstack(3 * [pixels])
+    (folder / "colours.tif").write_bytes(tiff(colours.astype(np.float32), 2, kind=3))
+    (folder / "planes.tif").write_bytes(tiff(colours.astype(np.uint16), 2, planes=True))
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "dangling.png").symlink_to("nothing.png")

@@ -168,10 +168,85 @@ def test_a_class_may_be_called_test(tmp_path):
     assert len(sources.train.labels) + len(sources.test.labels) == 12
 
 
-def test_a_set_may_have_three_hundred_classes(tmp_path):
-    sources = opened(small_set(tmp_path, classes=[f"class {k}" for k in range(300)], count=2))
-    assert sources.train.classes == tuple(f"class {k}" for k in range(300))
-    assert sources.train.labels.tolist() == sources.test.labels.tolist() == list(range(300))
+@pytest.mark.parametrize("number", [300, pytest.param(3000, marks=pytest.mark.slow)])
+def test_a_set_may_have_very_many_classes(number, tmp_path):
+    sources = opened(small_set(tmp_path, classes=[f"class {k}" for k in range(number)], count=2))
+    assert sources.train.classes == tuple(f"class {k}" for k in range(number))
+    assert sources.train.labels.tolist() == sources.test.labels.tolist() == list(range(number))
+
+
+def test_what_is_too_much_to_print_of_many_classes_is_not_printed(tmp_path, capsys):
+    data = small_set(tmp_path / "set", classes=[f"class {k}" for k in range(31)], count=2)
+    noise(data / "class 0" / "more.png", 900)
+    assert main(words(data, tmp_path / "run")) == 0
+    assert "Training images by class: 1 to 2." in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "Taken for another most often" in out
+    # Of the classes the 15 worst alone, under their titles, and no matrix.
+    assert sum(line.startswith("class ") for line in out.splitlines()) == 16
+    assert "said" not in out
+
+
+def test_the_training_images_of_each_class_are_counted_at_the_start(tmp_path, capsys):
+    data = small_set(tmp_path / "set", classes="abc", count=5)
+    noise(data / "b" / "more.png", 900)
+    assert main(words(data, tmp_path / "run")) == 0
+    assert "Training images by class: 4, 5, 4.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_that_is_not_trained_on_is_named(part, tmp_path):
+    for number, name in enumerate(("train", "val", "test")):
+        small_set(tmp_path / name, start=100 * number)
+    noise(tmp_path / part / "c" / "0.png", 900)
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path)
+    unknown = f"{tmp_path}/{part} has the classes c, which {tmp_path}/train has not"
+    assert caught.value.message == f"{unknown}; allowed: a, b."
+
+
+def test_a_class_that_is_never_tested_is_named(tmp_path, caplog):
+    small_set(tmp_path, count=5)
+    lone = noise(tmp_path / "c" / "0.png", 900)
+    assert torch.bincount(opened(tmp_path).test.labels).tolist() == [1, 1]
+    assert "there is no picture to test on of c" in caplog.text
+    caplog.clear()
+    # A copy of it is no second one.
+    shutil.copy(lone, tmp_path / "c" / "1.png")
+    opened(tmp_path)
+    assert "there is no picture to test on of c" in caplog.text
+    caplog.clear()
+    noise(tmp_path / "c" / "2.png", 901)
+    opened(tmp_path)
+    assert "to test on of" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": 4}, ["one class alone: nothing to tell apart"]),
+        (
+            {"a": 4, "b": 0},
+            ["classes without a picture: b", "classes without a picture to test on: b"],
+        ),
+        ({"a": 4, "b": 1}, ["classes without a picture to test on: b"]),
+        (
+            {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 0},
+            ["classes without a picture to test on: b"],
+        ),
+        ({"a": 2, "b": 2}, []),
+    ],
+    ids=["one class", "an empty class", "a lone picture", "an untested class", "nothing"],
+)
+def test_scan_says_what_a_training_would_lack(counts, said, tmp_path, capsys):
+    for start, (name, count) in enumerate(counts.items()):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(count):
+            noise(tmp_path / name / f"{number}.png", 10 * start + number)
+    assert main(["scan", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "class" in line and "\u2503" not in line] == said
 
 
 def test_of_many_empty_classes_some_are_named(tmp_path):
@@ -271,7 +346,7 @@ def test_a_picture_that_cannot_be_used_is_named_before_anything_is_trained(what,
     spoil(data / "a" / "2.png")
     assert main(words(data, tmp_path / "run")) == 2
     error = capsys.readouterr().err
-    assert f"error: {data} holds 1 pictures that cannot be used.\na/2.png: {reason}\n" in error
+    assert f"error: {data} holds 1 picture that cannot be used.\na/2.png: {reason}\n" in error
     assert not (tmp_path / "run").exists()
     # The rest is trained on if that is asked for.
     entries = places_of(opened(data, on_bad_image="skip"))
@@ -686,7 +761,7 @@ def test_scan_says_it_in_words(faulty, capsys):
     for line in (
         "width: 40 to 64 pixels, half of them up to 40",
         "copies of one picture: 3",
-        "copies in more than one part: the test would be too easy: 1",
+        "copies in more than one part: the test would be too easy, see --drop-leaks: 1",
         "  train/b/1.png, test/b/leak.png",
         "copies in more than one class: 1",
         "pictures that look nearly alike: 1",

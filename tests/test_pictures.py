@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from heptad.datasets.pictures import (
 )
 from heptad.errors import ImageError
 from heptad.stages.data import Transform
+from picture_files import chunk, png, saved, tiff
 
 DRAWS = np.random.default_rng(0)
 SHAPE = (6, 9)
@@ -45,15 +45,6 @@ PHOTO += DRAWS.integers(0, 64, PHOTO.shape, np.uint8)
 CMYK = (200, 100, 50, 30)
 
 
-def saved(picture, format_name: str, **options) -> bytes:
-    """The bytes of a file that Pillow writes of an array or a picture."""
-    if not isinstance(picture, Image.Image):
-        picture = Image.fromarray(picture)
-    target = io.BytesIO()
-    picture.save(target, format_name, **options)
-    return target.getvalue()
-
-
 def with_alpha(colours, alpha) -> np.ndarray:
     return np.dstack([colours, alpha])
 
@@ -63,64 +54,6 @@ def frames(format_name: str) -> bytes:
     others = [Image.fromarray(255 - COLOUR), Image.fromarray(COLOUR // 2)]
     lossless = {"lossless": True} if format_name == "WEBP" else {}
     return saved(COLOUR, format_name, save_all=True, append_images=others, **lossless)
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
-
-
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
-ADAM7 = (*ADAM7, (0, 1, 1, 2))
-
-
-def png(values, *, depth=None, kind=None, interlaced=False, extra=b"", size=None) -> bytes:
-    """A PNG of [H, W, C], 8 or 16 bits, as its specification says; C decides what it holds.
-
-    size: what the header says instead of the truth.
-    """
-    height, width, num_channels = values.shape
-    depth = depth or values.dtype.itemsize * 8
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[num_channels] if kind is None else kind
-    parts = [values[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [values]
-    big_endian = [part.astype(part.dtype.newbyteorder(">")) for part in parts if part.size]
-    rows = b"".join(b"\0" + row.tobytes() for part in big_endian for row in part)
-    header = struct.pack(">IIBBBBB", *(size or (width, height)), depth, kind, 0, 0, interlaced)
-    data = chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + data + chunk(b"IEND", b"")
-
-
-def tiff(values, photometric, *, order="<", packed=False, planes=False, turn=1, kind=1, extra=()):
-    """A TIFF of [H, W, C] in one strip (or one a plane), as its specification says.
-
-    kind: 1 whole numbers, 2 signed ones, 3 floating-point.
-    """
-    height, width, num_channels = values.shape
-    stored = values.astype(values.dtype.newbyteorder(order))
-    strips = [stored[..., c] for c in range(num_channels)] if planes else [stored]
-    strips = [zlib.compress(s.tobytes()) if packed else s.tobytes() for s in strips]
-    bits = [values.dtype.itemsize * 8] * num_channels
-    lengths = [len(strip) for strip in strips]
-    tags = {256: [width], 257: [height], 258: bits, 259: [8 if packed else 1], 262: [photometric]}
-    tags |= {273: [0] * len(strips), 274: [turn], 277: [num_channels], 278: [height], 279: lengths}
-    tags |= {284: [2 if planes else 1], 338: list(extra), 339: [kind] * num_channels}
-    tags = {tag: numbers for tag, numbers in tags.items() if numbers}
-    start = 8 + 2 + 12 * len(tags) + 4
-    # Whatever has two numbers or more lies behind the directory, and the strips behind that.
-    first = start + sum(4 * len(numbers) for numbers in tags.values() if len(numbers) > 1)
-    tags[273] = [first + sum(lengths[:place]) for place in range(len(strips))]
-    directory, beyond = struct.pack(order + "H", len(tags)), b""
-    for tag, numbers in tags.items():
-        content = struct.pack(f"{order}{len(numbers)}I", *numbers)
-        place = content if len(numbers) == 1 else struct.pack(order + "I", start + len(beyond))
-        beyond += content if len(numbers) > 1 else b""
-        directory += struct.pack(order + "HHI", tag, 4, len(numbers)) + place
-    magic = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
-    return magic + directory + bytes(4) + beyond + b"".join(strips)
 
 
 def decoded(content: bytes, *, channels=3, **options):
@@ -148,7 +81,8 @@ NO_PICTURE = "is no picture that can be read: "
 UNKNOWN = NO_PICTURE + "its content is of no known format."
 BEGINS_AS = NO_PICTURE + "it begins as {} does, but is damaged or of a kind that is not read."
 CUT = NO_PICTURE + "image file is truncated."
-UNKNOWN_WHITE = "holds {} numbers; which of them is black and which white is not known."
+UNKNOWN_WHITE = "holds {} numbers; which of them is black and which white is not known"
+UNKNOWN_WHITE += " (float_range)."
 LAYOUT = "has more than 8 bits a channel in a layout that is not read: {}."
 PIXELS = "has {} pixels; allowed: 50,000,000 in all (max_pixels)."
 SCALED = "16 bits scaled to 8"

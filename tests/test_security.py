@@ -734,6 +734,9 @@ BAD_VALUES = {
     **dict.fromkeys(("image_size", "channels", "batch_size", "epochs", "seed"), no_count),
     # However large: it is "at most".
     "limit": no_count.filter(lambda value: not isinstance(value, int) or value < 1),
+    "drop_leaks": st.sampled_from([[], [1], {"a": 1}, "", "some", 2, 0.5]),
+    "float_range": neither | st.sampled_from(["1", "1,0", "0,nan", [1, 0], [0, 1, 2], ["a", 1]]),
+    "max_pixels": no_count,
     "mean": no_number,
     **dict.fromkeys(("deviation", "learning_rate"), not_positive),
     **dict.fromkeys(

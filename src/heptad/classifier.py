@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,7 @@ from heptad.architectures import find_architecture
 from heptad.architectures.states import read_state, refuse_differences
 from heptad.datasets import digit_pictures
 from heptad.datasets.catalog import DIGITS
-from heptad.datasets.pictures import read_picture, resize_picture
+from heptad.datasets.pictures import Decoding, resize_picture
 from heptad.errors import DamagedError, ImageError, NotFiniteError, RecipeError, damage_in
 from heptad.files import digest_of, user_path
 from heptad.recipe import Recipe, RunOptions
@@ -113,9 +114,9 @@ class Classifier:
         """
         size = self.transform.image_size
         if not self._is_for_digits(as_digit):
-            pixels = read_picture(path, channels=self.transform.channels)
+            pixels = self.read(path, channels=self.transform.channels)
             return Fed(resize_picture(pixels, size), None)
-        pixels = read_picture(path, channels=1)
+        pixels = self.read(path, channels=1)
         if as_digit == "auto" and digit_pictures.is_like_mnist(pixels):
             return Fed(resize_picture(pixels, size), None)
         digit = digit_pictures.as_digit(pixels)
@@ -125,6 +126,13 @@ class Classifier:
                 hint="with as_digit = no a picture is classified as it is",
             )
         return Fed(resize_picture(digit.pixels, size), digit.box)
+
+    def read(self, path: Path, *, channels: int) -> NDArray[np.uint8]:
+        """Decode a picture as those of the training were, to gray (1) or RGB (3): [C, H, W].
+
+        Raises ImageError.
+        """
+        return Decoding.of(self.recipe, channels=channels).decode(path).pixels
 
     def _is_for_digits(self, as_digit: AsDigit) -> bool:
         # Class folders may hold digits of any look; the network knows them as they are.
@@ -161,7 +169,7 @@ class Classifier:
             transform=self.transform,
             device=self.device,
             memory=memory,
-            held_out=self._held_out() if data is None else None,
+            held_out=self.held_out() if data is None else None,
             # Runs of earlier versions have none.
             test_set=self.metrics.get("test_set") if data is None else None,
         )
@@ -173,9 +181,10 @@ class Classifier:
             )
         yield tally.scores()
 
-    def _held_out(self) -> frozenset[str] | None:
+    def held_out(self) -> Counter[str] | None:
+        """Count the SHA-256s of the pictures that the run was tested on; None if of no pictures."""
         tested = tested_pictures(self.folder, self.metrics)
-        return None if tested is None else frozenset(tested.values())
+        return None if tested is None else Counter(tested.values())
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
         """Score the network and give the scores; see `scoring`."""

@@ -124,6 +124,12 @@ def is_of_memory(error: BaseException) -> bool:
     )
 
 
+def counted(number: int, noun: str, one: str = "", many: str = "") -> str:
+    """Say how many there are, and what of `one` or of `many`: `1 picture is`, `2 pictures are`."""
+    said = f"{number:,} {noun} {one}" if number == 1 else f"{number:,} {noun}s {many}"
+    return said.rstrip()
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Say " Did you mean …?" when one of `choices` is close to `word`; else nothing."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -27,6 +28,10 @@ from heptad.errors import RecipeError, did_you_mean
 # A plain name that is safe as part of a file's name on every system.
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MOST_BYTES = 2**63 - 1
+# 50 megapixels: twice what a phone takes, and far below what fills a memory.
+MOST_PIXELS = 50_000_000
+# Beyond twice its own limit Pillow opens nothing.
+PIXELS_OF_PILLOW = 178_956_970
 
 
 def _in_words(text: str) -> dict[str, JsonValue]:
@@ -40,6 +45,16 @@ def _none_from_text(value: object) -> object:
 
 def _digit_from_text(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _range_from_text(value: object) -> object:
+    if not isinstance(value, str) or value == "none":
+        return None if value == "none" else value
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        return value
+    return low, high
 
 
 def _number_or_folder(value: object) -> object:
@@ -114,7 +129,8 @@ class Recipe(Settings):
         min_length=1,
         description="Data set.",
         json_schema_extra=_in_words(
-            "a name such as mnist or fashion-mnist, a folder of IDX files, or one of class folders"
+            "mnist, fashion-mnist, kmnist, qmnist, cifar10, a folder of IDX files, or one of class"
+            " folders"
         ),
     )
     image_size: int = Field(
@@ -127,6 +143,23 @@ class Recipe(Settings):
         "error",
         description="What to do about pictures of a folder that cannot be used: stop before the "
         "training, or pass over them.",
+    )
+    drop_leaks: bool = Field(
+        False,
+        description="Leave exact copies of validation and test images out of the training.",
+    )
+    max_pixels: int = Field(
+        MOST_PIXELS,
+        ge=1,
+        le=PIXELS_OF_PILLOW,
+        description="Pictures of a folder with more pixels than this cannot be used; they are not "
+        "even decoded.",
+    )
+    float_range: Annotated[tuple[float, float] | None, BeforeValidator(_range_from_text)] = Field(
+        None,
+        description="What is black and what is white in pictures of floating-point or 32-bit "
+        "numbers, which cannot be used without it; numbers beyond are clipped.",
+        json_schema_extra=_in_words("two numbers such as 0,1, the smaller first, or none"),
     )
     normalize: Literal["recipe", "data", "weights"] = Field(
         "recipe",
@@ -236,9 +269,19 @@ class Recipe(Settings):
                 f"patience is {self.patience}, but there is no validation to judge epochs by; the"
                 " test images are never selected on. Set validation, such as 0.1."
             )
+        if self.float_range and not 0 < self.float_range[1] - self.float_range[0] < inf:
+            low, high = self.float_range
+            raise RecipeError(
+                f"float_range is {low:g},{high:g}; allowed: {type(self).allowed('float_range')}."
+            )
         if self.views is not None and not self.augments:
             raise RecipeError(f"views is {self.views}, but no augmentation is set.")
         return self
+
+    @field_serializer("float_range")
+    def _as_list(self, float_range: tuple[float, float] | None) -> list[float] | None:
+        # As JSON gives it back.
+        return None if float_range is None else list(float_range)
 
     @property
     def augments(self) -> bool:
@@ -355,7 +398,8 @@ def _complaint(settings: type[Settings], problem: dict[str, Any]) -> str:
         return _no_such_setting(name, settings)
     if name not in settings.model_fields:
         return f"{name}: {problem['msg']}."
-    if problem["type"] == "missing":
+    # Part of a value may be missing too.
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
         return f"{name} is not given; allowed: {settings.allowed(name)}."
     found = problem["input"]
     if problem["type"] == "string_unicode":

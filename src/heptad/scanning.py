@@ -13,6 +13,7 @@ from typing import Any
 from heptad.datasets.duplicates import across, copies, near_duplicates
 from heptad.datasets.folder import Listing, list_folder
 from heptad.datasets.picture_set import WHAT
+from heptad.datasets.pictures import Decoding
 from heptad.datasets.scan import Seen, SeenBefore, looking
 from heptad.errors import DataError
 from heptad.files import user_path
@@ -28,8 +29,9 @@ class ScanReport:
     counts: pictures that can be used, by part and class. sizes: smallest, median and largest width
     and height in pixels. modes, notes: how many pictures have each. bad: why a picture cannot be
     used. copies: groups of pictures with equal pixels. near: pairs that look nearly alike. leaks:
-    groups of copies that are in more than one part. torn: in more than one class. passed_over: what
-    else lies there.
+    groups of copies that are in more than one part. torn: in more than one class. empty: classes
+    without a picture to train on. untested: those without one to test on, or two to hold one out
+    of. passed_over: what else lies there.
     """
 
     folder: str
@@ -43,6 +45,8 @@ class ScanReport:
     near: list[tuple[str, str]]
     leaks: list[list[str]]
     torn: list[list[str]]
+    empty: list[str]
+    untested: list[str]
     passed_over: dict[str, int]
 
     def as_document(self) -> dict[str, Any]:
@@ -50,7 +54,10 @@ class ScanReport:
         return asdict(self)
 
 
-def scanning(folder: str | Path) -> Generator[PassReport | ScanReport, None, None]:
+def scanning(
+    folder: str | Path,
+    decoding: Decoding = Decoding(CHANNELS),  # noqa: B008 - frozen
+) -> Generator[PassReport | ScanReport, None, None]:
     """Decode every picture of a folder of class folders; reports on the way, last what is there.
 
     What was seen before and has not changed is not decoded again. Raises DataError if the folder
@@ -60,12 +67,12 @@ def scanning(folder: str | Path) -> Generator[PassReport | ScanReport, None, Non
     if not root.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}.")
     listing = list_folder(root, is_to_train=False)
-    before = SeenBefore(root, channels=CHANNELS)
+    before = SeenBefore(root, decoding)
     seen = {name: now for name in listing.paths if (now := before.get(name))}
     unseen = [name for name in listing.paths if name not in seen]
     started_at, num_done = perf_counter(), 0
     try:
-        for looks in looking([root / name for name in unseen], channels=CHANNELS):
+        for looks in looking([root / name for name in unseen], decoding):
             for look in looks:
                 seen[unseen[num_done]] = look.seen
                 before.add(unseen[num_done], look.seen)
@@ -114,8 +121,22 @@ def _report(
         near=[(names[a], names[b]) for a, b in near_duplicates(looks)],
         leaks=named(across(groups, parts)),
         torn=named(across(groups, labels)),
+        empty=[name for name in listing.classes if not counts["train"][name]],
+        untested=_untested(
+            listing, counts, {(now.pixels, k) for now, k in zip(looks, labels, strict=True)}
+        ),
         passed_over=listing.passed_over,
     )
+
+
+def _untested(
+    listing: Listing, counts: dict[str, dict[str, int]], contents: set[tuple[str, str]]
+) -> list[str]:
+    """Name the classes that a training could not test; contents: what is there, with its class."""
+    if "test" in counts:
+        return [name for name in listing.classes if not counts["test"][name]]
+    differing = Counter(name for _, name in contents)
+    return [name for name in listing.classes if differing[name] < 2]
 
 
 def _spread(values: list[int]) -> tuple[int, float, int]:

@@ -24,7 +24,6 @@ from rich.progress import (
 from heptad.classifier import AsDigit, Classifier, Prediction
 from heptad.cli.display import say
 from heptad.cli.streams import PlainConsole
-from heptad.datasets.pictures import read_picture
 from heptad.errors import ImageError
 from heptad.files import write_bytes
 from heptad.reports.answer_sheet import Shown, draw_sheet
@@ -212,7 +211,7 @@ def _sheet(classifier: Classifier, answers: Sequence[Answer], wanted: Wanted) ->
         fed = classifier.feed(answer.path, as_digit=wanted.as_digit)
         return Shown(
             name=one_line(answer.path.name),
-            picture=read_picture(answer.path, channels=3),
+            picture=classifier.read(answer.path, channels=3),
             fed=fed.pixels,
             box=fed.box,
             classes=tuple((one_line(name), value) for name, value in answer.classes),

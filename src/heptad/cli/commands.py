@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
@@ -22,9 +23,13 @@ from heptad.recipes import RECIPES, load_recipe
 from heptad.text import one_line
 
 if TYPE_CHECKING:
+    from heptad.classifier import Classifier
     from heptad.records import Run
 
 logger = logging.getLogger("heptad")
+
+# Settings of a recipe that say how pictures are read, wherever they are.
+READING = ("max_pixels", "float_range")
 
 OUTPUT = Group("Output", sort_key=4)
 # The commands in the order of use.
@@ -188,7 +193,7 @@ def _try_to_report(run: Run, options: RunOptions) -> None:
 
 
 @app.command(group=LOOK, sort_key=1)
-@flags_of(RunOptions, only=("device", "threads"))
+@flags_of(Recipe, RunOptions, only=(*READING, "device", "threads"))
 def evaluate(
     run: str,
     /,
@@ -212,17 +217,15 @@ def evaluate(
     csv
         Write a CSV file with a row for each image: its id, its class, the answer to it.
     """
-    options = RunOptions(**given(flags, RunOptions))
     answers = output_path("predictions", predictions, ".npz")
     table = output_path("csv", csv, ".csv")
-    from heptad.classifier import load_run
     from heptad.cli.display import say, showing_work
     from heptad.cli.scores import answers_csv, scores_document, show_scores
     from heptad.files import write_bytes
     from heptad.records import Scores
     from heptad.stages.saving import save_predictions
 
-    classifier = load_run(run, device=options.device, threads=options.threads)
+    classifier = _loaded(run, flags)
     limit = classifier.recipe.limit if data is None else None
     console = PlainConsole()
     scores = showing_work(console, classifier.scoring(data), Scores, is_silent=json)
@@ -238,6 +241,15 @@ def evaluate(
     show_scores(console, scores, classifier.classes)
     for path in filter(None, (answers, table)):
         say(console, f"Every answer is in {path}.")
+
+
+def _loaded(run: str, flags: dict[str, str | None]) -> Classifier:
+    """Load a finished run, to read pictures as in its training unless flags say otherwise."""
+    from heptad.classifier import load_run
+
+    options = RunOptions(**given(flags, RunOptions))
+    classifier = load_run(run, device=options.device, threads=options.threads)
+    return replace(classifier, recipe=classifier.recipe.changed(**given(flags, Recipe)))
 
 
 @app.command(group=LOOK, sort_key=2)
@@ -283,7 +295,7 @@ def compare(
 
 
 @app.command(group=LOOK, sort_key=4)
-@flags_of(RunOptions, only=("device", "threads"))
+@flags_of(Recipe, RunOptions, only=(*READING, "device", "threads"))
 def predict(
     run: str,
     /,
@@ -326,7 +338,6 @@ def predict(
     from heptad.datasets.pictures import find_pictures
 
     num_shown, least = at_least_1("top", top), probability("unsure", unsure)
-    options = RunOptions(**given(flags, RunOptions))
     paths = find_pictures(list(images))
     wanted = Wanted(
         as_digit=as_digit,
@@ -337,10 +348,7 @@ def predict(
         csv=output_path("csv", csv, ".csv", paths),
         as_json=json,
     )
-    from heptad.classifier import load_run
-
-    classifier = load_run(run, device=options.device, threads=options.threads)
-    give_answers(classifier, paths, wanted)
+    give_answers(_loaded(run, flags), paths, wanted)
 
 
 @app.command(group=CHECK, sort_key=2)
@@ -418,7 +426,8 @@ def _prove(recipe: Recipe, *, num_kills: int, as_json: bool) -> int:
 
 
 @app.command(group=DATA, sort_key=1)
-def scan(folder: str, /, *, json: Json = False) -> int:
+@flags_of(Recipe, only=READING)
+def scan(folder: str, /, *, json: Json = False, **flags: str | None) -> int:
     """Look at every picture of a folder of class folders, as training would; changes nothing.
 
     Parameters
@@ -427,11 +436,14 @@ def scan(folder: str, /, *, json: Json = False) -> int:
         The folder that holds the class folders, or train/, val/ and test/ with them.
     """
     from heptad.cli.display import show_scan, showing_work
+    from heptad.datasets.pictures import Decoding
     from heptad.errors import UnusableError
-    from heptad.scanning import ScanReport, scanning
+    from heptad.scanning import CHANNELS, ScanReport, scanning
 
     console = PlainConsole()
-    report = showing_work(console, scanning(folder), ScanReport, is_silent=json)
+    # Any recipe will do: the flags are those of all.
+    decoding = Decoding.of(load_recipe("lenet5", **given(flags, Recipe)), channels=CHANNELS)
+    report = showing_work(console, scanning(folder, decoding), ScanReport, is_silent=json)
     if json:
         _print_json(report.as_document())
     else:
@@ -479,8 +491,8 @@ def fetch(*names: str, to: str | None = None, json: Json = False) -> None:
     Parameters
     ----------
     names
-        Data sets (mnist, fashion-mnist) and networks whose weights to fetch (vgg16, resnet50), or
-        one file of weights by its name.
+        Data sets (mnist, fashion-mnist, kmnist, qmnist, cifar10) and networks whose weights to
+        fetch (vgg16, resnet50), or one file of weights by its name.
     to
         Copy the files into this folder as well, to carry them to another machine.
     """

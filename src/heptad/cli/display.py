@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from heptad.datasets.folder import some_names
+from heptad.errors import counted
 from heptad.files import as_word
 from heptad.recipe import Recipe
 from heptad.records import (
@@ -44,6 +46,10 @@ LIVE_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 30.0
 # Classes are called uneven if one has so many times the images of another.
 UNEVEN = 2
+# More classes are said by the smallest and the largest.
+MOST_COUNTED = 20
+# A wider matrix can be read on no terminal.
+MOST_IN_MATRIX = 30
 # Of each kind of finding of a scan; all are in its JSON.
 MOST_SHOWN = 5
 
@@ -294,13 +300,16 @@ def _show_start(console: Console, prepared: Prepared) -> None:
     say(
         console,
         f"{recipe.name} on {recipe.data}: {prepared.num_train_images:,} training{apart}"
-        f" {prepared.num_test_images:,} test images{limit}; {prepared.num_trained:,} of"
+        f" {counted(prepared.num_test_images, 'test image')}{limit}; {prepared.num_trained:,} of"
         f" {prepared.num_parameters:,} parameters are trained, on {prepared.device}.",
     )
     found = f"; {prepared.num_computed:,} of {prepared.num_passing_images:,} images had to pass it"
     counts = prepared.class_counts
-    if counts and max(counts) > UNEVEN * min(counts):
-        say(console, f"Training images by class: {', '.join(map(str, counts))}.{_balance(recipe)}")
+    if counts:
+        some = f"{min(counts):,} to {max(counts):,}"
+        each = ", ".join(f"{n:,}" for n in counts) if len(counts) <= MOST_COUNTED else some
+        uneven = _balance(recipe) if max(counts) > UNEVEN * min(counts) else ""
+        say(console, f"Training images by class: {each}.{uneven}")
     is_cut = prepared.trunk.startswith("trunk")
     say(console, f"{prepared.trunk.capitalize()}{found if is_cut else ''}.")
     if prepared.resumed_from is not None:
@@ -333,13 +342,13 @@ def show_summary(console: Console, run: Run) -> None:
     say(
         console,
         f"Test accuracy {accuracy_text(scores)}: {scores.num_correct:,} of"
-        f" {scores.num_images:,} images, in {duration(run.metrics['seconds'])}.",
+        f" {counted(scores.num_images, 'image')}, in {duration(run.metrics['seconds'])}.",
         style="bold",
     )
     if run.metrics["selected_epoch"]:
         say(
             console,
-            f"The best of {len(run.epochs)} epochs by its validation images was"
+            f"The best of {counted(len(run.epochs), 'epoch')} by its validation images was"
             f" {run.metrics['selected_epoch']}; its network was scored once on the test images.",
         )
     if run.recipe.limit:
@@ -389,10 +398,21 @@ def show_scan(console: Console, report: ScanReport) -> None:
         ("passed over", report.passed_over),
     ):
         if counts:
-            say(console, f"{what}: {', '.join(f'{n:,} {name}' for name, n in counts.items())}")
+            say(console, f"{what}: {', '.join(f'{name} ({n:,})' for name, n in counts.items())}")
+    if len(report.classes) == 1:
+        say(console, "one class alone: nothing to tell apart", style="yellow")
+    for what, names in (
+        ("classes without a picture", report.empty),
+        ("classes without a picture to test on", report.untested),
+    ):
+        if names:
+            say(console, f"{what}: {some_names(names)}", style="yellow")
     for what, groups in (
         ("copies of one picture", report.copies),
-        ("copies in more than one part: the test would be too easy", report.leaks),
+        (
+            "copies in more than one part: the test would be too easy, see --drop-leaks",
+            report.leaks,
+        ),
         ("copies in more than one class", report.torn),
         ("pictures that look nearly alike", report.near),
     ):

@@ -1,23 +1,50 @@
 """The data sets known by name, as data. A new MNIST-like set is one more entry. No torch.
 
-Sizes and hashes are those of the unpacked files: an archive may be packed anew, images may not
-change.
+Where they could be taken, sizes and hashes are those of the unpacked files: an archive may be
+packed anew, images may not change.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One file of a set, unpacked: its name, size and hash."""
+    """One file of a set, unpacked: its name, size and hash. It is served as `NAME.gz`."""
 
     name: str
     num_bytes: int
     sha256: str
+
+    @property
+    def said(self) -> str:
+        """What to look for, in words."""
+        return f"{self.name}  {self.num_bytes:,} bytes  SHA-256 {self.sha256}"
+
+
+@dataclass(frozen=True)
+class ServedFile:
+    """One file of a set as its publisher serves it, packed, kept and read as it is.
+
+    num_bytes, sha256: where they are known; a SHA-256 that is not is noted when the file first
+    comes with its MD5, and binds from then on.
+    """
+
+    name: str
+    md5: str
+    num_bytes: int | None = None
+    sha256: str = ""
+
+    @property
+    def said(self) -> str:
+        """What to look for, in words."""
+        size = "size not known" if self.num_bytes is None else f"{self.num_bytes:,} bytes"
+        sha256 = f"  SHA-256 {self.sha256}" if self.sha256 else ""
+        return f"{self.name}  {size}  MD5 {self.md5}{sha256}"
 
 
 @dataclass(frozen=True)
@@ -44,26 +71,29 @@ class IndexPackage:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A named set: images and labels of its training and test part, and where to get them.
+    """A named set: the files of its training and test part, and where to get them.
 
-    mirrors: folders on the publisher's servers that hold each file as `NAME.gz`.
-    mean, deviation: of the training pixels, scaled to 0..1.
+    train, test: of the format "idx" the images and the labels, of "cifar" the one archive of all.
+    mirrors: folders on the publisher's servers that hold the files. channels: 1 gray, 3 RGB.
+    mean, deviation: of the training pixels, scaled to 0..1; None where they are to be measured.
     """
 
     name: str
     title: str
     classes: tuple[str, ...]
-    train: tuple[IdxFile, IdxFile]
-    test: tuple[IdxFile, IdxFile]
+    train: tuple[IdxFile | ServedFile, ...]
+    test: tuple[IdxFile | ServedFile, ...]
     mirrors: tuple[str, ...]
-    mean: float
-    deviation: float
+    mean: float | None = None
+    deviation: float | None = None
     package: IndexPackage | None = None
+    format: Literal["idx", "cifar"] = "idx"
+    channels: Literal[1, 3] = 1
 
     @property
-    def files(self) -> tuple[IdxFile, ...]:
-        """All files of the set."""
-        return self.train + self.test
+    def files(self) -> tuple[IdxFile | ServedFile, ...]:
+        """All files of the set, each once."""
+        return tuple(dict.fromkeys(self.train + self.test))
 
 
 # The pickle in this wheel is fixed by the wheel's hash, so its arrays lie at known places and are
@@ -81,6 +111,15 @@ MNIST_PACKAGE = IndexPackage(
         PackagedArray(188_640_304, 10_000, "t10k-images-idx3-ubyte"),
         PackagedArray(220_000_335, 10_000, "t10k-labels-idx1-ubyte"),
     ),
+)
+
+# The publisher's page gives the MD5; size and SHA-256 are those of TensorFlow Datasets
+# (url_checksums/cifar10.txt), of torch-rb/torchvision-ruby and of others, which agree.
+CIFAR10_ARCHIVE = ServedFile(
+    "cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    num_bytes=170_052_171,
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 
 CATALOG: dict[str, CatalogEntry] = {
@@ -162,5 +201,78 @@ CATALOG: dict[str, CatalogEntry] = {
         ),
         mean=0.2860,
         deviation=0.3530,
+    ),
+    # The MD5s are those of torchvision 0.29; sizes and SHA-256s those of TensorFlow Datasets
+    # (url_checksums/kmnist.txt) and, the hashes, of torchvision's prototype datasets, which agree.
+    "kmnist": CatalogEntry(
+        name="kmnist",
+        title="Kuzushiji-MNIST: cursive Japanese characters, Clanuwat et al., arXiv:1812.01718",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        train=(
+            ServedFile(
+                "train-images-idx3-ubyte.gz",
+                md5="bdb82020997e1d708af4cf47b453dcf7",
+                num_bytes=18_165_135,
+                sha256="51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+            ),
+            ServedFile(
+                "train-labels-idx1-ubyte.gz",
+                md5="e144d726b3acfaa3e44228e80efcd344",
+                num_bytes=29_497,
+                sha256="e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+            ),
+        ),
+        test=(
+            ServedFile(
+                "t10k-images-idx3-ubyte.gz",
+                md5="5c965bf0a639b31b8f53240b1b52f4d7",
+                num_bytes=3_041_136,
+                sha256="edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+            ),
+            ServedFile(
+                "t10k-labels-idx1-ubyte.gz",
+                md5="7320c461ea6c1c855c0b718fb2a4b134",
+                num_bytes=5_120,
+                sha256="20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+            ),
+        ),
+        mirrors=("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+    ),
+    # The MD5s are those of torchvision 0.29. SHA-256s of the training files could be found in one
+    # place only, so that none is taken from there.
+    "qmnist": CatalogEntry(
+        name="qmnist",
+        title="QMNIST: MNIST with 60,000 test digits, Yadav and Bottou, arXiv:1905.10498",
+        classes=DIGITS,
+        train=(
+            ServedFile("qmnist-train-images-idx3-ubyte.gz", md5="ed72d4157d28c017586c42bc6afe6370"),
+            ServedFile("qmnist-train-labels-idx2-int.gz", md5="0058f8dd561b90ffdd0f734c6a30e5e4"),
+        ),
+        test=(
+            ServedFile("qmnist-test-images-idx3-ubyte.gz", md5="1394631089c404de565df7b7aeaf9412"),
+            ServedFile("qmnist-test-labels-idx2-int.gz", md5="5b5b05890a5e13444e108efe57b788aa"),
+        ),
+        mirrors=("https://raw.githubusercontent.com/facebookresearch/qmnist/master/",),
+    ),
+    "cifar10": CatalogEntry(
+        name="cifar10",
+        title="CIFAR-10: small photos in colour, Krizhevsky, 2009",
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        train=(CIFAR10_ARCHIVE,),
+        test=(CIFAR10_ARCHIVE,),
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+        format="cifar",
+        channels=3,
     ),
 }

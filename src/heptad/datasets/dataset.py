@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heptad.datasets.catalog import CATALOG, DIGITS
+from heptad.datasets.cifar import ARCHIVE_NAME, read_cifar
 from heptad.datasets.fetch import ensure_dataset
 from heptad.datasets.folder import has_class_folders
 from heptad.datasets.idx import read_idx
 from heptad.datasets.picture_set import PictureFolder
-from heptad.errors import DataError, did_you_mean
+from heptad.datasets.pictures import to_gray
+from heptad.errors import DataError, counted, did_you_mean
 from heptad.files import user_path
 
 Part = Literal["train", "test"]
@@ -24,7 +27,9 @@ PARTS: tuple[Part, ...] = ("train", "test")
 # The name becomes a part of file names, which may have 255 bytes.
 LONGEST_NAME = 100
 # As MNIST's publisher, its unpackers and its followers spell these names.
-IDX_NAME = re.compile(r"(?:^|-)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?$")
+IDX_NAME = re.compile(
+    r"(?:^|-)(train|t10k|test)-(images|labels)[-.](?:idx[13]-ubyte|idx2-int)(?:\.gz)?$"
+)
 PART_OF = {"train": "train", "t10k": "test", "test": "test"}
 NAMES_LOOKED_FOR = (
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and"
@@ -32,18 +37,35 @@ NAMES_LOOKED_FOR = (
 )
 
 
+# Images `uint8` [N, C, H, W] and labels [N] of one part, from its files.
+Read = Callable[[tuple[Path, ...], Part], tuple[NDArray[np.uint8], NDArray[Any]]]
+
+
+def _read_idx_files(paths: tuple[Path, ...], _: Part) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    images, labels = paths
+    return read_idx(images, "images")[:, None], read_idx(labels, "labels")
+
+
+FORMATS: dict[str, Read] = {
+    "idx": _read_idx_files,
+    "cifar": lambda paths, part: read_cifar(paths[0], part),
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Where the images and labels of each part are, and what the labels mean.
 
     name: short, fit for file names. classes: the label k is named classes[k].
+    files: of each part, its images first. format: one of `FORMATS`. channels: of the images.
     mean, deviation: of the training pixels in 0..1, where they are known beforehand.
     """
 
     name: str
     classes: tuple[str, ...]
-    images: dict[Part, Path]
-    labels: dict[Part, Path]
+    files: Mapping[Part, tuple[Path, ...]]
+    format: str = "idx"
+    channels: int = 1
     mean: float | None = None
     deviation: float | None = None
 
@@ -51,21 +73,23 @@ class Dataset:
 def find_dataset(source: str) -> Dataset | PictureFolder:
     """Open the data set that `source` names: one of the catalog, or a folder of IDX files.
 
-    A folder of class folders is only named: `picture_set.opening_pictures` looks into it.
-    Named sets are verified, and fetched if they are not here. Raises DataError if there is no such
-    set or the folder holds none, MissingError if a named set cannot be had.
+    A folder may hold CIFAR-10's archive, too. One of class folders is only named:
+    `picture_set.opening_pictures` looks into it. Named sets are verified, and fetched if they are
+    not here. Raises DataError if there is no such set or the folder holds none, MissingError if a
+    named set cannot be had.
     """
     if source in CATALOG:
         entry = CATALOG[source]
         folder = ensure_dataset(entry)
-        train, test = (
-            [folder / file.name for file in files] for files in (entry.train, entry.test)
-        )
         return Dataset(
             name=entry.name,
             classes=entry.classes,
-            images={"train": train[0], "test": test[0]},
-            labels={"train": train[1], "test": test[1]},
+            files={
+                "train": tuple(folder / file.name for file in entry.train),
+                "test": tuple(folder / file.name for file in entry.test),
+            },
+            format=entry.format,
+            channels=entry.channels,
             mean=entry.mean,
             deviation=entry.deviation,
         )
@@ -89,6 +113,14 @@ def _find_in_folder(source: str, folder: Path) -> Dataset | PictureFolder:
             if earlier and earlier.name.removesuffix(".gz") != path.name.removesuffix(".gz"):
                 raise DataError(f"{source} holds two sets: {earlier.name} and {path.name}.")
             found[kind][part] = path  # type: ignore[index]
+    if not any(found.values()) and (archive := folder / ARCHIVE_NAME).is_file():
+        return Dataset(
+            name=_plain_name(folder),
+            classes=CATALOG["cifar10"].classes,
+            files=dict.fromkeys(PARTS, (archive,)),
+            format="cifar",
+            channels=3,
+        )
     if not any(found.values()) and has_class_folders(folder):
         return PictureFolder(_plain_name(folder), folder)
     missing = [f"{part} {kind}" for kind in found for part in PARTS if part not in found[kind]]
@@ -97,9 +129,8 @@ def _find_in_folder(source: str, folder: Path) -> Dataset | PictureFolder:
             f"{source} holds no IDX files of {', '.join(missing)}.",
             hint=f"looked for {NAMES_LOOKED_FOR}; or for class folders with pictures in them",
         )
-    return Dataset(
-        name=_plain_name(folder), classes=DIGITS, images=found["images"], labels=found["labels"]
-    )
+    files = {part: (found["images"][part], found["labels"][part]) for part in PARTS}
+    return Dataset(name=_plain_name(folder), classes=DIGITS, files=files)
 
 
 def _plain_name(folder: Path) -> str:
@@ -108,22 +139,27 @@ def _plain_name(folder: Path) -> str:
     return name.strip("-.") or "data"
 
 
-def read_part(dataset: Dataset, part: Part) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read one part of a set: images [N, 1, H, W] `uint8` and labels [N] in 0..K-1.
+def read_part(
+    dataset: Dataset, part: Part, *, channels: int = 3
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read one part of a set: images [N, C, H, W] `uint8` and labels [N] in 0..K-1.
 
-    Raises DataError if a file is damaged, the counts differ, or a label names no class.
+    channels: with 1, images in colour are turned gray; gray ones stay so in any case. Raises
+    DataError if a file is damaged, the counts differ, or a label names no class.
     """
-    images = read_idx(dataset.images[part], "images")
-    labels = read_idx(dataset.labels[part], "labels")
+    paths = dataset.files[part]
+    images, labels = FORMATS[dataset.format](paths, part)
     if len(images) != len(labels):
         raise DataError(
-            f"{dataset.images[part]} holds {len(images):,} images, but"
-            f" {dataset.labels[part]} {len(labels):,} labels; each image needs one."
+            f"{paths[0]} holds {counted(len(images), 'image')}, but"
+            f" {paths[-1]} {counted(len(labels), 'label')}; each image needs one."
         )
-    if labels.max() >= len(dataset.classes):
-        place = int((labels >= len(dataset.classes)).argmax())
+    is_unknown = (labels < 0) | (labels >= len(dataset.classes))
+    if is_unknown.any():
+        place = int(is_unknown.argmax())
         raise DataError(
-            f"label {place} of {dataset.labels[part]} is {labels[place]};"
+            f"label {place} of {paths[-1]} is {labels[place]};"
             f" allowed: 0 to {len(dataset.classes) - 1}."
         )
-    return images[:, None], labels.astype(np.int64)
+    seen = to_gray(images) if channels < dataset.channels else images
+    return seen, labels.astype(np.int64)

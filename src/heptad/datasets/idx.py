@@ -1,7 +1,9 @@
 """The IDX format of MNIST and its family: reading and writing, plain or packed by gzip.
 
-Format: http://yann.lecun.com/exdb/mnist/ - two zero bytes, the type (8 for unsigned bytes), the
-number of dimensions, each dimension as a big-endian 32-bit count, the values.
+Format: http://yann.lecun.com/exdb/mnist/ - two zero bytes, the type (8 for unsigned bytes, 12 for
+32-bit integers), the number of dimensions, each dimension as a big-endian 32-bit count, the values,
+big-endian too. QMNIST's labels are rows of eight integers, of which the first is the class:
+https://github.com/facebookresearch/qmnist.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,11 @@ MOST_BYTES = 1 << 33
 # MNIST's images pack to a fifth of their size; a gzip bomb packs to a thousandth.
 MOST_TIMES_PACKED = 200
 ALWAYS_BYTES = 1 << 24
-DIMENSIONS = {"images": 3, "labels": 1}
+# What a file of each kind may begin with: its type, as numpy names it, and its dimensions.
+LAYOUTS = {
+    "images": {b"\0\0\x08\x03": ("u1", 3)},
+    "labels": {b"\0\0\x08\x01": ("u1", 1), b"\0\0\x0c\x02": (">i4", 2)},
+}
 
 
 def idx_header(*shape: int) -> bytes:
@@ -32,8 +38,8 @@ def idx_header(*shape: int) -> bytes:
     return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
 
 
-def read_idx(path: Path, kind: Literal["images", "labels"]) -> NDArray[np.uint8]:
-    """Read a whole IDX file: images [N, H, W] or labels [N], `uint8`.
+def read_idx(path: Path, kind: Literal["images", "labels"]) -> NDArray[Any]:
+    """Read a whole IDX file: images [N, H, W], `uint8`; or labels [N], whole numbers.
 
     Raises DataError, naming the file, if it is not of that kind, cut short, or too long, or if it
     is packed and would unpack to far more than images do.
@@ -52,25 +58,26 @@ def read_idx(path: Path, kind: Literal["images", "labels"]) -> NDArray[np.uint8]
 
 def _read(
     file: io.BufferedIOBase, path: Path, kind: Literal["images", "labels"], *, most_bytes: int
-) -> NDArray[np.uint8]:
-    num_dimensions = DIMENSIONS[kind]
+) -> NDArray[Any]:
     start = file.read(4)
-    expected = idx_header(*(0,) * num_dimensions)[:4]
-    if start != expected:
+    if start not in LAYOUTS[kind]:
+        expected = " or ".join(f"0x{allowed.hex()}" for allowed in LAYOUTS[kind])
         raise DataError(
             f"{path} is no IDX file of {kind}: it begins with 0x{start.hex() or '(nothing)'},"
-            f" not with 0x{expected.hex()}."
+            f" not with {expected}."
         )
+    dtype, num_dimensions = LAYOUTS[kind][start]
     sizes = file.read(4 * num_dimensions)
     if len(sizes) < 4 * num_dimensions:
         raise DataError(f"{path} is cut short: it ends within its header.")
     shape = struct.unpack(f">{num_dimensions}I", sizes)
-    num_bytes = math.prod(shape)
+    value_bytes = np.dtype(dtype).itemsize
+    num_bytes = math.prod(shape) * value_bytes
     if not 0 < num_bytes <= most_bytes:
         packed = " in a packed file of its size" if most_bytes < MOST_BYTES else ""
         raise DataError(
             f"{path} claims {' x '.join(map(str, shape))} values;"
-            f" allowed: at least one, at most {most_bytes:,}{packed}."
+            f" allowed: at least one, at most {most_bytes // value_bytes:,}{packed}."
         )
     # Memory that is not written to is not taken, so a damaged count costs none.
     values = np.empty(num_bytes, np.uint8)
@@ -79,9 +86,11 @@ def _read(
         num_read += num_now
     if num_read < num_bytes:
         raise DataError(
-            f"{path} is cut short: it holds {num_read:,} values where its header says"
-            f" {num_bytes:,}."
+            f"{path} is cut short: it holds {num_read // value_bytes:,} values where its header"
+            f" says {num_bytes // value_bytes:,}."
         )
     if file.read(1):
-        raise DataError(f"{path} is too long: more follows the {num_bytes:,} values of its header.")
-    return values.reshape(shape)
+        count = num_bytes // value_bytes
+        raise DataError(f"{path} is too long: more follows the {count:,} values of its header.")
+    found = values.view(dtype).reshape(shape)
+    return found[:, 0] if kind == "labels" and num_dimensions > 1 else found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,14 +16,15 @@ from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from heptad.datasets.duplicates import across, copies
 from heptad.datasets.folder import Listing, list_folder, on_one_line, some_names
+from heptad.datasets.pictures import Decoding
 from heptad.datasets.scan import Look, Seen, SeenBefore, looking
+from heptad.datasets.sixteen_bits import CLIPPED
 from heptad.datasets.splits import held_out
-from heptad.errors import DataError
+from heptad.errors import DataError, counted
 from heptad.files import Held, hold, sha256_of
 from heptad.records import PassReport
 from heptad.stores import KEY, Computation, Rows, filling, find_rows, store_folder
@@ -50,9 +52,9 @@ class PictureSet:
     """The pictures that can be used, in the order of their listing; a picture's place is its id.
 
     names: paths relative to the folder. labels: int64 [N]. parts: the places of each part's
-    pictures. contents: names [N] by content, copies alike. rows: their pixels, `uint8` [C, S, S]
-    each. is_split_here: whether the folder had no
-    test part, and some of its pictures were held out.
+    pictures; in none are those that nothing uses. contents: names [N] by content, copies alike.
+    rows: their pixels, `uint8` [C, S, S] each. is_split_here: whether the folder had no test part,
+    and some of its pictures were held out. decoded_by: what decided their pixels beside the files.
     """
 
     name: str
@@ -65,12 +67,26 @@ class PictureSet:
     contents: tuple[str, ...]
     rows: Rows
     is_split_here: bool
+    decoded_by: str
     held: Held | None = None
 
     def keys(self, places: NDArray[np.int64]) -> NDArray[np.void]:
         """Name pictures by their content and by what decoded it, whose pixels may change."""
-        named = (f"{PIL.__version__}:{self.contents[place]}".encode() for place in places)
+        named = (f"{self.decoded_by}:{self.contents[place]}".encode() for place in places)
         return np.frombuffer(b"".join(hashlib.sha256(name).digest() for name in named), KEY)
+
+    def draw_ids(self) -> NDArray[np.int64]:
+        """Give a number for each picture [N] by its content, what random draws come from.
+
+        Unlike its place it stays the same when others are added or renamed. Copies differ in it.
+        """
+        num_before: Counter[str] = Counter()
+        drawn = []
+        for content in self.contents:
+            named = f"{content}:{num_before[content]}".encode()
+            drawn.append(int.from_bytes(hashlib.sha256(named).digest()[:8], "big") >> 1)
+            num_before[content] += 1
+        return np.array(drawn, np.int64)
 
     def as_document(self) -> dict[str, Any]:
         """Say which picture went where, for the run: by path, content and class."""
@@ -81,7 +97,7 @@ class PictureSet:
                     "id": place,
                     "path": name,
                     "class": self.classes[self.labels[place]],
-                    "part": part_of.get(place),
+                    "part": part_of.get(place, "unused"),
                     "sha256": self.seen[place].sha256,
                 }
                 for place, name in enumerate(self.names)
@@ -91,8 +107,8 @@ class PictureSet:
 
 def opening_pictures(
     source: PictureFolder,
+    decoding: Decoding,
     *,
-    channels: int,
     size: int,
     seed: int,
     on_bad_image: Literal["error", "skip"],
@@ -107,14 +123,14 @@ def opening_pictures(
     """
     listing = list_folder(source.folder, is_to_train=is_to_train)
     paths = [source.folder / name for name in listing.paths]
-    before = SeenBefore(source.folder, channels=channels)
+    before = SeenBefore(source.folder, decoding)
     known = [before.get(name) for name in listing.paths]
     keys = _content_keys(paths, known)
     looked: dict[bytes, Seen] = {}
 
     def decode(lacking: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         start = 0
-        for looks in looking([paths[place] for place in lacking], channels=channels, size=size):
+        for looks in looking([paths[place] for place in lacking], decoding, size=size):
             now = lacking[start : start + len(looks)]
             start += len(looks)
             looks = [_unchanged(*pair) for pair in zip(looks, keys[now], strict=True)]
@@ -122,24 +138,24 @@ def opening_pictures(
                 looked[keys[place].tobytes()] = look.seen
             good = [number for number, look in enumerate(looks) if look.pixels is not None]
             rows = [look.pixels for look in looks if look.pixels is not None]
-            shape = (0, channels, size, size)
+            shape = (0, decoding.channels, size, size)
             yield now[good], np.stack(rows) if rows else np.empty(shape, np.uint8)
 
     description = {
         "format": FORMAT,
-        "pictures": channels,
+        "pictures": decoding.channels,
         "image_size": size,
-        "pillow": PIL.__version__,
+        "pillow": decoding.version,
     }
     try:
         shards = yield from filling(
             description,
             keys,
             compute=lambda lacking, _: Computation("pillow", decode(lacking)),
-            row_bytes=channels * size**2,
+            row_bytes=decoding.channels * size**2,
             what=WHAT,
         )
-        seen = yield from _all_seen(paths, known, keys, looked, channels=channels)
+        seen = yield from _all_seen(paths, known, keys, looked, decoding)
     finally:
         # Stopped in between, by whatever: what was seen is kept, as what was decoded is.
         for name, key in zip(listing.paths, keys, strict=True):
@@ -147,11 +163,11 @@ def opening_pictures(
                 before.add(name, now)
         before.save(listing.paths)
     places = _usable(listing, seen, on_bad_image, is_to_train=is_to_train)
-    _warn_of_duplicates(listing, seen, places)
+    _warn_of_doubts(listing, seen, places)
     rows, lacking = find_rows(shards, keys[places])
     assert not len(lacking)
     held = hold(store_folder(description))
-    found = _assemble(source, listing, seen, places, rows, held)
+    found = _assemble(source, listing, seen, places, rows, held, decoded_by=decoding.version)
     return _split(found, seed=seed) if is_to_train else found
 
 
@@ -188,8 +204,7 @@ def _all_seen(
     known: Sequence[Seen | None],
     keys: NDArray[np.void],
     looked: dict[bytes, Seen],
-    *,
-    channels: int,
+    decoding: Decoding,
 ) -> Generator[PassReport, None, list[Seen]]:
     """Put together what was seen before and now; look at what was decoded in another folder."""
     unseen = {
@@ -198,7 +213,7 @@ def _all_seen(
         if seen is None and keys[place].tobytes() not in looked
     }
     places, started_at, num_done = list(unseen.values()), perf_counter(), 0
-    for looks in looking([paths[place] for place in places], channels=channels):
+    for looks in looking([paths[place] for place in places], decoding):
         now = places[num_done : num_done + len(looks)]
         for place, look in zip(now, looks, strict=True):
             looked[keys[place].tobytes()] = _unchanged(look, keys[place]).seen
@@ -226,26 +241,27 @@ def _usable(
         if on_bad_image == "error":
             skip = ", or pass over them: --on-bad-image skip" if is_to_train else ""
             raise DataError(
-                f"{listing.folder} holds {len(bad)} pictures that cannot be used.",
+                f"{listing.folder} holds {counted(len(bad), 'picture')} that cannot be used.",
                 hint="\n".join([*named, f"mend or remove them{skip}"]),
             )
-        logger.warning("%d pictures are passed over:", len(bad))
+        logger.warning("%s passed over:", counted(len(bad), "picture", "is", "are"))
         for line in named:
             logger.warning("  %s", line)
     return np.flatnonzero([not now.error for now in seen])
 
 
-def _warn_of_duplicates(listing: Listing, seen: Sequence[Seen], places: NDArray[np.int64]) -> None:
-    """Say if the same picture is in two parts that the user made, or in two classes."""
-    pictures = [(name, part, label) for part, some in listing.parts.items() for name, label in some]
-    names, parts, labels = ([pictures[place][k] for place in places] for k in range(3))
-    groups = copies([seen[place] for place in places])
-    for what, kinds in (("in two parts of the set", parts), ("in two classes", labels)):
-        if found := across(groups, kinds):
-            named = ", ".join(names[place] for place in found[0][:2])
-            logger.warning(
-                "%d pictures are %s, such as %s: see `heptad scan`", len(found), what, named
-            )
+def _warn_of_doubts(listing: Listing, seen: Sequence[Seen], places: NDArray[np.int64]) -> None:
+    """Say if the same picture is in two classes, or if some have numbers beyond the range given."""
+    pictures = [(name, label) for some in listing.parts.values() for name, label in some]
+    names, labels = ([pictures[place][k] for place in places] for k in range(2))
+    own = [seen[place] for place in places]
+    if found := across(copies(own), labels):
+        named = ", ".join(names[place] for place in found[0][:2])
+        number = counted(len(found), "picture", "is", "are")
+        logger.warning("%s in two classes, such as %s: see `heptad scan`", number, named)
+    if num_clipped := sum(CLIPPED in now.notes for now in own):
+        number = counted(num_clipped, "picture", "holds", "hold")
+        logger.warning("%s numbers beyond float_range, which are clipped", number)
 
 
 def _assemble(
@@ -255,6 +271,8 @@ def _assemble(
     places: NDArray[np.int64],
     rows: Rows,
     held: Held | None,
+    *,
+    decoded_by: str,
 ) -> PictureSet:
     pictures = [(part, name, label) for part, some in listing.parts.items() for name, label in some]
     usable = [pictures[place] for place in places]
@@ -273,6 +291,7 @@ def _assemble(
         contents=tuple(_contents(own)),
         rows=rows,
         is_split_here="test" not in parts,
+        decoded_by=decoded_by,
         held=held,
     )
 
@@ -298,11 +317,15 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
             f"{found.folder} has no picture to test on.",
             hint="a fifth of each class is held out, if it has two; or make a test folder",
         )
+    untested = set(found.labels[parts["train"]]) - set(found.labels[parts["test"]])
+    if untested:
+        named = some_names([found.classes[label] for label in sorted(untested)])
+        logger.warning("there is no picture to test on of %s", named)
     if found.is_split_here:
         logger.info(
-            "%s has no test folder: %s of its %s pictures are held out to test on",
+            "%s has no test folder: %s held out to test on, of %s",
             found.folder,
-            f"{len(parts['test']):,}",
+            counted(len(parts["test"]), "picture", "is", "are"),
             f"{len(parts['test']) + len(parts['train']):,}",
         )
     return replace(found, parts=parts)

@@ -13,17 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from heptad.datasets.pillow_warnings import noting_warnings
-from heptad.datasets.sixteen_bits import is_deep, layout_of, read_16_bits, scale_to_8_bits
+from heptad.datasets.sixteen_bits import (
+    is_deep,
+    layout_of,
+    read_16_bits,
+    scale_range,
+    scale_to_8_bits,
+)
 from heptad.errors import ImageError, is_of_memory
 from heptad.files import user_path
+from heptad.recipe import MOST_PIXELS, Recipe
 
 # Each format with the bytes that its files begin with.
 FORMATS: dict[str, tuple[bytes, ...]] = {
@@ -35,8 +43,9 @@ FORMATS: dict[str, tuple[bytes, ...]] = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# 50 megapixels: twice what a phone takes, and far below what fills a memory.
-MOST_PIXELS = 50_000_000
+# Numbers of which it cannot be known which is black and which white, by Pillow's modes.
+UNKNOWN_WHITE = {"I": "signed or 32-bit whole", "F": "floating-point"}
+IMAGES_AT_A_TIME = 1000
 # What can be found under a name that is no regular file.
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -103,16 +112,58 @@ def _may_be_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()
 
 
+FloatRange = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the files of a set become pixels, as `decode_picture` says; the same wherever it is read.
+
+    channels: 1 gray, 3 RGB.
+    """
+
+    channels: int
+    max_pixels: int = MOST_PIXELS
+    float_range: FloatRange | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, channels: int) -> Self:
+        """Give the recipe's way, to so many channels."""
+        return cls(channels, recipe.max_pixels, recipe.float_range)
+
+    def decode(self, path: Path) -> Picture:
+        """Decode a file; raises ImageError."""
+        return decode_picture(
+            path,
+            channels=self.channels,
+            max_pixels=self.max_pixels,
+            float_range=self.float_range,
+        )
+
+    @property
+    def version(self) -> str:
+        """Name what decides the pixels of a file, its channels apart."""
+        numbers = f" {self.float_range}" if self.float_range else ""
+        return f"{PIL.__version__}{numbers}"
+
+
 def read_picture(path: Path, *, channels: int) -> NDArray[np.uint8]:
     """Give the pixels alone of `decode_picture`."""
     return decode_picture(path, channels=channels).pixels
 
 
-def decode_picture(path: Path, *, channels: int, max_pixels: int = MOST_PIXELS) -> Picture:
+def decode_picture(
+    path: Path,
+    *,
+    channels: int,
+    max_pixels: int = MOST_PIXELS,
+    float_range: FloatRange | None = None,
+) -> Picture:
     """Decode a file to gray (1 channel) or RGB (3): its first frame, upright, on white.
 
-    Raises ImageError, naming the file, for anything that is no picture of an allowed format, is
-    damaged, has more than `max_pixels`, or holds numbers of which none is known to be white.
+    float_range: which numbers are black and white where the file's type does not say. Raises
+    ImageError, naming the file, for anything that is no picture of an allowed format, is damaged,
+    has more than `max_pixels`, or holds such numbers while `float_range` is None.
     """
     try:
         # Looked at before it is opened: opening a pipe could wait for ever.
@@ -120,7 +171,13 @@ def decode_picture(path: Path, *, channels: int, max_pixels: int = MOST_PIXELS) 
         if kind != stat.S_IFREG:
             raise ImageError(f"{path} is {KINDS.get(kind, 'no regular file')}, not a picture.")
         with path.open("rb") as file:
-            return decode_stream(file, name=str(path), channels=channels, max_pixels=max_pixels)
+            return decode_stream(
+                file,
+                name=str(path),
+                channels=channels,
+                max_pixels=max_pixels,
+                float_range=float_range,
+            )
     except FileNotFoundError as error:
         raise ImageError(f"{path} is not there.", hint="was it moved or removed?") from error
     except OSError as error:
@@ -130,7 +187,12 @@ def decode_picture(path: Path, *, channels: int, max_pixels: int = MOST_PIXELS) 
 
 
 def decode_stream(
-    file: BinaryIO, *, name: str, channels: int, max_pixels: int = MOST_PIXELS
+    file: BinaryIO,
+    *,
+    name: str,
+    channels: int,
+    max_pixels: int = MOST_PIXELS,
+    float_range: FloatRange | None = None,
 ) -> Picture:
     """Decode an open file, or bytes in memory, from its beginning, as `decode_picture` does.
 
@@ -139,7 +201,7 @@ def decode_stream(
     notes: list[str] = []
     with _refusals(file, name, notes, max_pixels=max_pixels):
         picture = Image.open(file, formats=tuple(FORMATS))
-        _refuse_by_header(picture, name, max_pixels=max_pixels)
+        _refuse_by_header(picture, name, max_pixels=max_pixels, float_range=float_range)
         num_frames = getattr(picture, "n_frames", 1)
         if num_frames > 1:
             notes.append(f"first of {num_frames} frames")
@@ -148,7 +210,8 @@ def decode_stream(
         # Pillow gives the size of these as it is once they are turned.
         if isinstance(picture, TiffImageFile):
             size = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
-        image = _on_white(_upright(picture, file, name, notes), notes)
+        image = _upright(picture, file, name, notes, float_range=float_range)
+        image = _on_white(image, notes)
         pixels = _planes(image.convert({1: "L", 3: "RGB"}[channels]))
     return Picture(pixels, mode, picture.format or "", size, tuple(notes))
 
@@ -190,29 +253,38 @@ def _why_unidentified(start: bytes) -> str:
     return "its content is of no known format"
 
 
-def _refuse_by_header(picture: ImageFile.ImageFile, name: str, *, max_pixels: int) -> None:
+def _refuse_by_header(
+    picture: ImageFile.ImageFile, name: str, *, max_pixels: int, float_range: FloatRange | None
+) -> None:
     """Refuse what need not be decoded to be refused."""
     if picture.width * picture.height > max_pixels:
         raise ImageError(
             f"{name} has {picture.width} x {picture.height} pixels;"
             f" allowed: {max_pixels:,} in all (max_pixels).",
-            hint="make it smaller first",
+            hint="make it smaller first, or allow more: --max-pixels",
         )
-    numbers = {"I": "signed or 32-bit whole", "F": "floating-point"}.get(picture.mode)
-    if numbers:
+    if picture.mode in UNKNOWN_WHITE and float_range is None:
         raise ImageError(
-            f"{name} holds {numbers} numbers; which of them is black and which white is not known.",
-            hint="save it with 8 or 16 bits a channel first, black as 0 and white as the largest",
+            f"{name} holds {UNKNOWN_WHITE[picture.mode]} numbers; which of them is black and which"
+            " white is not known (float_range).",
+            hint="--float-range 0,1 would say it; or save it with 8 or 16 bits a channel",
         )
 
 
 def _upright(
-    picture: ImageFile.ImageFile, file: BinaryIO, name: str, notes: list[str]
+    picture: ImageFile.ImageFile,
+    file: BinaryIO,
+    name: str,
+    notes: list[str],
+    *,
+    float_range: FloatRange | None,
 ) -> Image.Image:
     """Decode the whole of a picture, to at most 8 bits a channel, and turn it as EXIF says."""
     # Asked for first: Pillow turns TIFF files by itself while it decodes, and forgets why.
     done = picture.tag_v2.get(ORIENTATION) in TURNS if isinstance(picture, TiffImageFile) else False
-    if is_deep(picture):
+    if picture.mode in UNKNOWN_WHITE and float_range:
+        image = scale_range(picture, float_range, notes, name=name)
+    elif is_deep(picture):
         image = scale_to_8_bits(picture, read_16_bits(picture, file, name=name), notes)
     else:
         scale = {"L;2": 85, "L;4": 17}.get(layout_of(picture), 1)
@@ -246,6 +318,18 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
 def _planes(image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     return np.array(pixels.transpose(2, 0, 1), order="C")
+
+
+def to_gray(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn `uint8` [N, 3, H, W] into [N, 1, H, W], as pictures of files are turned gray."""
+    num_images, _, height, width = images.shape
+    gray = np.empty((num_images, 1, height, width), np.uint8)
+    for start in range(0, num_images, IMAGES_AT_A_TIME):
+        some = images[start : start + IMAGES_AT_A_TIME]
+        # One below the other, since Pillow takes longer to begin than to do it.
+        tall = Image.fromarray(some.transpose(0, 2, 3, 1).reshape(-1, width, 3)).convert("L")
+        gray[start : start + IMAGES_AT_A_TIME] = np.asarray(tall).reshape(-1, 1, height, width)
+    return gray
 
 
 def resize_picture(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

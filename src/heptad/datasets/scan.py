@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from heptad.datasets import pictures
+from heptad.datasets.pictures import Decoding, resize_picture
 from heptad.errors import ImageError, SaveError
 from heptad.files import cache_folder, sha256_of, write_bytes
 
@@ -60,10 +59,10 @@ class Look:
     pixels: NDArray[np.uint8] | None = None
 
 
-def look_at(path: Path, *, channels: int, size: int | None) -> Look:
+def look_at(path: Path, *, decoding: Decoding, size: int | None) -> Look:
     """Decode one picture; `size` asks for its pixels, resized to that side."""
     try:
-        picture = pictures.decode_picture(path, channels=channels)
+        picture = decoding.decode(path)
         sha256 = sha256_of(path)
     except ImageError as error:
         return Look(Seen(error=error.message.removeprefix(f"{path} ").removesuffix(".")))
@@ -80,15 +79,15 @@ def look_at(path: Path, *, channels: int, size: int | None) -> Look:
         pixels=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         shape=difference_hash(pixels),
     )
-    return Look(seen, None if size is None else pictures.resize_picture(pixels, size))
+    return Look(seen, None if size is None else resize_picture(pixels, size))
 
 
 def looking(
-    paths: Sequence[Path], *, channels: int, size: int | None = None
+    paths: Sequence[Path], decoding: Decoding, *, size: int | None = None
 ) -> Iterator[list[Look]]:
     """Look at pictures, several at once, and give them in their order, some at a time."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        look = partial(look_at, channels=channels, size=size)
+        look = partial(look_at, decoding=decoding, size=size)
         for start in range(0, len(paths), PICTURES_AT_A_TIME):
             yield list(pool.map(look, paths[start : start + PICTURES_AT_A_TIME]))
 
@@ -107,9 +106,9 @@ def difference_hash(pixels: NDArray[np.uint8]) -> str:
 class SeenBefore:
     """What earlier looks at a folder saw, by relative path, while the files are as they were."""
 
-    def __init__(self, folder: Path, *, channels: int) -> None:
-        self.folder = folder
-        place = f"{FORMAT} {PIL.__version__} {channels} {folder.resolve()}".encode(
+    def __init__(self, folder: Path, decoding: Decoding) -> None:
+        self.folder, self._max_pixels = folder, decoding.max_pixels
+        place = f"{FORMAT} {decoding.version} {decoding.channels} {folder.resolve()}".encode(
             errors="surrogateescape"
         )
         self._path = cache_folder() / "scans" / f"{hashlib.sha256(place).hexdigest()}.json"
@@ -123,11 +122,13 @@ class SeenBefore:
             self._seen = {}
 
     def get(self, name: str) -> Seen | None:
-        """Give what a picture was, None if it was not seen or has changed since."""
+        """Give what a picture was, None if it was not seen, has changed since or is too large."""
         # From before it is looked at: a file that is changed meanwhile is looked at again.
         self._stamps[name] = _stamp(self.folder / name)
         stamp, seen = self._seen.get(name, ([], None))
-        return seen if seen and stamp == self._stamps[name] else None
+        if not seen or stamp != self._stamps[name] or seen.width * seen.height > self._max_pixels:
+            return None
+        return seen
 
     def add(self, name: str, seen: Seen) -> None:
         """Note what a picture is that was asked for before.

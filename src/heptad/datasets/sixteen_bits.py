@@ -1,7 +1,11 @@
-"""Pictures of more than 8 bits a channel: all bits read with Pillow, then scaled. No torch."""
+"""Pictures of more than 8 bits a channel: all bits read with Pillow, then scaled. No torch.
+
+Of 16 bits the file's type says what is white; of numbers with a sign or a point, the user does.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import BinaryIO
 
@@ -19,6 +23,8 @@ from heptad.errors import ImageError
 
 Values = NDArray[np.uint16]
 
+# What is noted of pictures whose numbers lie beyond those that are black and white.
+CLIPPED = "numbers beyond black or white clipped"
 WHITE_IS_ZERO = 0
 IN_PLANES = 2
 # How Pillow names the order of two bytes, and the other order.
@@ -85,6 +91,40 @@ def _decode_as(layout: str, picture: ImageFile.ImageFile) -> None:
         for tile in picture.tile
     ]
     picture.load()
+
+
+def scale_range(
+    picture: ImageFile.ImageFile, between: tuple[float, float], notes: list[str], *, name: str
+) -> Image.Image:
+    """Scale gray of any numbers so that the first of `between` is black, the second white; clipped.
+
+    Raises ImageError, naming the file, for numbers that are not finite.
+    """
+    low, high = between
+    # Asked for first: once it is decoded, a picture has none.
+    layout = layout_of(picture)
+    picture.load()
+    values = np.asarray(picture)
+    if layout == "I;32N":
+        # Pillow has no mode for 32 bits without a sign, and gives the upper half as negative.
+        values = values.view(np.uint32)
+    least, most = float(values.min()), float(values.max())
+    # One of them is not, if any number is not.
+    if not math.isfinite(least) or not math.isfinite(most):
+        raise ImageError(
+            f"{name} holds numbers that are not finite.",
+            hint="put another number in their place first",
+        )
+    notes.append(f"numbers from {low:g} to {high:g} scaled to 8 bits")
+    if least < low or most > high:
+        notes.append(CLIPPED)
+    scaled: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
+    # Row by row, since 64 bits for all values at once could fill the memory.
+    for row, scaled_row in zip(values, scaled, strict=True):
+        with np.errstate(over="ignore"):
+            share = (row.astype(np.float64) - low) / (high - low)
+        scaled_row[...] = np.rint(255 * share.clip(0, 1))
+    return Image.fromarray(scaled)
 
 
 def scale_to_8_bits(picture: ImageFile.ImageFile, values: Values, notes: list[str]) -> Image.Image:

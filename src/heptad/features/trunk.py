@@ -60,7 +60,7 @@ class View:
         how = repr((self.source.augmentation, self.source.seed, self.epoch)).encode()
         digests = [
             hashlib.sha256(how + b"%d " % image + key.tobytes()).digest()
-            for image, key in zip(self.source.ids.tolist(), plain, strict=True)
+            for image, key in zip(self.source.drawn_by.tolist(), plain, strict=True)
         ]
         return np.frombuffer(b"".join(digests), KEY)
 

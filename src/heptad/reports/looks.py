@@ -31,7 +31,7 @@ from heptad.records import PassReport, Run
 from heptad.reports.charts import filter_drawing
 from heptad.reports.figures import Answer, RunFigures
 from heptad.stages.data import ImageSource, opening_test
-from heptad.stages.saving import PICTURES, tested_pictures
+from heptad.stages.saving import PICTURES
 
 logger = logging.getLogger("heptad")
 
@@ -144,14 +144,13 @@ def _test_images(run: Run, classifier: Classifier) -> ImageSource:
         raise MissingError(
             f"{entry.name} is not on this machine; `heptad fetch {entry.name}` gets it."
         )
-    tested = tested_pictures(run.folder, run.metrics)
     opened = opening_test(
         run.recipe,
         classes=classifier.classes,
         transform=classifier.transform,
         device=classifier.device,
         memory=0,
-        held_out=None if tested is None else frozenset(tested.values()),
+        held_out=classifier.held_out(),
     )
     while True:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
@@ -29,9 +30,10 @@ from heptad.datasets.picture_set import (
     PictureSet,
     opening_pictures,
 )
+from heptad.datasets.pictures import Decoding
 from heptad.datasets.splits import held_out
 from heptad.distributed import ALONE, Ranks
-from heptad.errors import DataError, RecipeError
+from heptad.errors import DataError, RecipeError, counted
 from heptad.files import digest_of
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
@@ -133,7 +135,8 @@ class ImageSource:
     """Images, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`.
 
     images: in memory as they are stored, or resized already; or kept in the cache, resized.
-    augmentation, seed: what happens to an image in each epoch, and what the draws come from.
+    augmentation, seed: what happens to an image in each epoch, and what the draws come from, with
+    draw_ids, int64 [N]: the ids where there are none.
     """
 
     images: Tensor | KeptImages
@@ -145,6 +148,7 @@ class ImageSource:
     dtype: torch.dtype = torch.float32
     augmentation: Augmentation | None = None
     seed: int = 0
+    draw_ids: Tensor | None = None
 
     def take(self, indices: Tensor, epoch: int | None) -> Tensor:
         """Give inputs [N, C, S, S] in the source's type, on its device, channels last.
@@ -161,10 +165,15 @@ class ImageSource:
                 self.augmentation,
                 seed=self.seed,
                 epoch=epoch,
-                ids=self.ids[indices],
+                ids=self.drawn_by[indices],
                 fill=self.transform.black().to(inputs),
             ).expand(-1, inputs.shape[1], -1, -1)
         return inputs.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def drawn_by(self) -> Tensor:
+        """What the draws of each image come from, int64 [N]."""
+        return self.ids if self.draw_ids is None else self.draw_ids
 
     def at(self, places: Tensor) -> ImageSource:
         """Give the source of the images at `places`, in that order."""
@@ -175,6 +184,7 @@ class ImageSource:
             else self.images.at(places),
             labels=self.labels[places],
             ids=self.ids[places],
+            draw_ids=None if self.draw_ids is None else self.draw_ids[places],
         )
 
     def resized_if_it_fits(self, memory: int) -> ImageSource:
@@ -304,9 +314,15 @@ def opening(
         train, test = (
             open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
         )
+        if recipe.channels < dataset.channels:
+            logger.info(
+                "%s is in colour and is turned gray: --channels 3 keeps the colours", dataset.name
+            )
         sources = Sources(dataset.name, transform, train, test)
     sources = replace(sources, test_set=identify(test, sources.pictures))
-    return _augmented(recipe, _with_validation(recipe, sources)).resized_if_they_fit(memory)
+    sources = _without_leaks(recipe, _with_val_folder(recipe, sources))
+    sources = _noting_parts(_with_validation(recipe, sources))
+    return _augmented(recipe, sources).resized_if_they_fit(memory)
 
 
 def _opening_pictures(
@@ -314,7 +330,7 @@ def _opening_pictures(
 ) -> Generator[PassReport, None, PictureSet]:
     return opening_pictures(
         folder,
-        channels=recipe.channels,
+        Decoding.of(recipe, channels=recipe.channels),
         size=recipe.image_size,
         seed=recipe.seed,
         on_bad_image=recipe.on_bad_image,
@@ -322,33 +338,72 @@ def _opening_pictures(
     )
 
 
+def _with_val_folder(recipe: Recipe, sources: Sources) -> Sources:
+    """Take the set's own val folder to validate with, if the recipe says so."""
+    pictures = sources.pictures
+    has_folder = pictures is not None and len(pictures.parts.get("validation", ())) > 0
+    if recipe.validation != "folder":
+        if has_folder:
+            logger.warning("the val folder is not used: --validation folder would use it")
+        return sources
+    if pictures is None or not has_folder:
+        raise RecipeError(
+            f"validation is folder, but {recipe.data} has no val folder with pictures.",
+            hint="a fraction such as 0.1 sets some of the training images apart",
+        )
+    transform, device = sources.transform, _images(sources.train).device
+    source = picture_source(recipe, pictures, "validation", transform=transform, device=device)
+    return replace(sources, validation=source)
+
+
+def _without_leaks(recipe: Recipe, sources: Sources) -> Sources:
+    """Leave exact copies of images to score out of the training, or say how many there are.
+
+    Of sets that are no pictures that is not said unasked: all their pixels would be hashed for it.
+    """
+    train, pictures = _images(sources.train), sources.pictures
+    if pictures is None and not recipe.drop_leaks:
+        return sources
+    scored = {key for source in sources.parts[1:] for key in _images(source).image_keys().tolist()}
+    is_leak = torch.tensor([key in scored for key in train.image_keys().tolist()])
+    num_leaks = int(is_leak.sum())
+    if not num_leaks:
+        if recipe.drop_leaks:
+            logger.info("drop_leaks: no training image is a copy of one to score")
+        return sources
+    leaks = train.ids[is_leak]
+    if not recipe.drop_leaks:
+        assert pictures is not None
+        logger.warning(
+            "%s of images to score, such as %s; --drop-leaks leaves them out",
+            counted(num_leaks, "training image", "is a copy", "are copies"),
+            pictures.names[int(leaks[0])],
+        )
+        return sources
+    rest = train.at((~is_leak).nonzero()[:, 0])
+    emptied = set(train.labels.tolist()) - set(rest.labels.tolist())
+    if emptied:
+        named = some_names([train.classes[label] for label in sorted(emptied)])
+        raise DataError(
+            f"drop_leaks leaves no training image of {named}; all are copies of images to score."
+        )
+    number = counted(num_leaks, "training image", "is", "are")
+    logger.info("%s left out, since they are to be scored as well", number)
+    if pictures:
+        pictures = replace(pictures, parts=pictures.parts | {"leak": leaks.numpy()})
+    return replace(sources, train=rest, pictures=pictures)
+
+
 def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
     """Set apart the images to validate with, all copies of an image on one side."""
-    train = sources.train
-    assert isinstance(train, ImageSource)
-    pictures = sources.pictures
-    if pictures and recipe.validation != "folder" and len(pictures.parts.get("validation", ())):
-        logger.warning("the val folder is not used: --validation folder would use it")
-    if not recipe.validation:
+    if not recipe.validation or recipe.validation == "folder":
         return sources
-    if recipe.validation == "folder":
-        if pictures is None or not len(pictures.parts.get("validation", ())):
-            raise RecipeError(
-                f"validation is folder, but {recipe.data} has no val folder with pictures.",
-                hint="a fraction such as 0.1 sets some of the training images apart",
-            )
-        transform, device = sources.transform, train.device
-        return replace(
-            sources,
-            validation=picture_source(
-                recipe, pictures, "validation", transform=transform, device=device
-            ),
-        )
+    train, pictures = _images(sources.train), sources.pictures
     share = recipe.validation
     if share >= len(train.labels):
         raise RecipeError(
-            f"validation is {recipe.validation:g}, but there are {len(train.labels):,} training"
-            " images; some must be left to train on."
+            f"validation is {recipe.validation:g}, of"
+            f" {counted(len(train.labels), 'training image')}; some must be left to train on."
         )
     contents = (
         [pictures.contents[place] for place in train.ids.tolist()]
@@ -362,13 +417,27 @@ def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
     validation, rest = (train.at(mask.nonzero()[:, 0]) for mask in (apart, ~apart))
     if not (len(validation.labels) and len(rest.labels)):
         raise RecipeError(
-            f"validation is {recipe.validation:g}, which leaves {len(rest.labels)} images to train"
-            f" on and {len(validation.labels)} to validate with."
+            f"validation is {recipe.validation:g}, which leaves"
+            f" {counted(len(rest.labels), 'image')} to train on and {len(validation.labels)} to"
+            " validate with."
         )
-    if pictures:
-        moved = {"train": rest.ids.numpy(), "validation": validation.ids.numpy()}
-        sources = replace(sources, pictures=replace(pictures, parts=pictures.parts | moved))
     return replace(sources, train=rest, validation=validation)
+
+
+def _noting_parts(sources: Sources) -> Sources:
+    """Note of each picture in which part it is in the end; none is one that nothing uses."""
+    if sources.pictures is None:
+        return sources
+    used = dict(zip(("train", "test", "validation"), sources.parts, strict=False))
+    parts = {part: source.ids.numpy() for part, source in used.items()}
+    leaks = {part: places for part, places in sources.pictures.parts.items() if part == "leak"}
+    return replace(sources, pictures=replace(sources.pictures, parts=parts | leaks))
+
+
+def _images(source: Source) -> ImageSource:
+    """Give a source that was opened here as what it is."""
+    assert isinstance(source, ImageSource)
+    return source
 
 
 def _augmented(recipe: Recipe, sources: Sources) -> Sources:
@@ -378,8 +447,7 @@ def _augmented(recipe: Recipe, sources: Sources) -> Sources:
     augmentation = Augmentation(
         **{field.name: getattr(recipe, field.name) for field in fields(Augmentation)}
     )
-    assert isinstance(sources.train, ImageSource)
-    train = replace(sources.train, augmentation=augmentation, seed=recipe.seed)
+    train = replace(_images(sources.train), augmentation=augmentation, seed=recipe.seed)
     shown = torch.arange(min(ROWS_SHOWN, len(train.labels)))
     versions = [train.take(shown, epoch).cpu() for epoch in range(VERSIONS_SHOWN)]
     sheet = contact_sheet(train.take(shown, None).cpu(), torch.stack(versions, 1))
@@ -406,16 +474,16 @@ def opening_test(
     transform: Transform,
     device: torch.device,
     memory: int,
-    held_out: frozenset[str] | None = None,
+    held_out: Counter[str] | None = None,
     test_set: str | None = None,
 ) -> Generator[PassReport, None, ImageSource]:
     """Open the test images of the recipe's data, to be scored by a network with these `classes`.
 
     Labels are matched by the classes' names. A folder without a test part is scored whole, or the
-    pictures of it with the SHA-256s `held_out`. test_set: what `identify` gave of the images that
-    the network was tested on; a warning says if these are others. Raises DataError if the data has
-    a class that the network does not know, held-out pictures are missing, or there is none to
-    score.
+    pictures of it with the SHA-256s `held_out`, each as often as there. test_set: what `identify`
+    gave of the images that the network was tested on; a warning says if these are others. Raises
+    DataError if the data has a class that the network does not know, held-out pictures are missing,
+    or there is none to score.
     """
     dataset, pictures = find_dataset(recipe.data), None
     if isinstance(dataset, PictureFolder):
@@ -446,19 +514,22 @@ def opening_test(
     return matched.resized_if_it_fits(memory)
 
 
-def _wanted(pictures: PictureSet, held_out: frozenset[str] | None) -> NDArray[np.int64]:
-    """Give the places of all pictures, or of those with these hashes."""
+def _wanted(pictures: PictureSet, held_out: Counter[str] | None) -> NDArray[np.int64]:
+    """Give the places of all pictures, or of those with these hashes, as often as each is there."""
     if held_out is None:
         return np.arange(len(pictures.names))
-    hashes = [seen.sha256 for seen in pictures.seen]
-    missing = held_out - set(hashes)
-    if missing:
+    places, missing = [], Counter(held_out)
+    for place, seen in enumerate(pictures.seen):
+        if missing[seen.sha256]:
+            missing[seen.sha256] -= 1
+            places.append(place)
+    if missing.total():
         raise DataError(
-            f"{pictures.folder} lacks {len(missing)} of the {len(held_out)} pictures that the run"
-            " was tested on.",
+            f"{pictures.folder} lacks {missing.total()} of the"
+            f" {counted(held_out.total(), 'picture')} that the run was tested on.",
             hint="put them back, or name the folder with --data to score all that is there",
         )
-    return np.flatnonzero([sha256 in held_out for sha256 in hashes])
+    return np.array(places)
 
 
 def picture_source(
@@ -482,6 +553,7 @@ def picture_source(
         images=KeptImages(pictures.rows.at(places), pictures.keys(places)),
         labels=torch.from_numpy(pictures.labels[places]),
         ids=torch.from_numpy(places),
+        draw_ids=torch.from_numpy(pictures.draw_ids()[places]),
         classes=pictures.classes,
         transform=transform,
         device=device,
@@ -502,26 +574,29 @@ def make_transform(recipe: Recipe, dataset: Dataset | PictureSet) -> Transform:
     """
     choices: dict[str, Callable[[], tuple[Numbers, Numbers]]] = {
         "recipe": lambda: ((recipe.mean,), (recipe.deviation,)),
-        "data": lambda: _of_data(dataset),
+        "data": lambda: _of_data(recipe, dataset),
         "weights": lambda: _of_weights(recipe),
     }
     mean, deviation = choices[recipe.normalize]()
     return Transform(recipe.image_size, recipe.channels, mean, deviation)
 
 
-def _of_data(dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
-    """Measure the training pixels, of pictures as they are resized."""
+def _of_data(recipe: Recipe, dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
+    """Measure the training pixels, all channels together, of pictures as they are resized."""
     counts = np.zeros(256, np.int64)
     # Counts of the 256 values, so that the sums are exact.
     if isinstance(dataset, PictureSet):
         places = torch.from_numpy(dataset.parts["train"])
-        for some in torch.split(places, IMAGES_AT_A_TIME):
-            counts += np.bincount(dataset.rows.take(some).reshape(-1), minlength=256)
+        for few in torch.split(places, IMAGES_AT_A_TIME):
+            counts += np.bincount(dataset.rows.take(few).reshape(-1), minlength=256)
     elif dataset.mean is not None and dataset.deviation is not None:
         return (dataset.mean,), (dataset.deviation,)
     else:
-        images, _ = read_part(dataset, "train")
-        counts += np.bincount(images.reshape(-1), minlength=256)
+        images, _ = read_part(dataset, "train", channels=recipe.channels)
+        # A part at a time: eight bytes are taken for each value.
+        for start in range(0, len(images), IMAGES_AT_A_TIME):
+            some = images[start : start + IMAGES_AT_A_TIME]
+            counts += np.bincount(some.reshape(-1), minlength=256)
     values = np.arange(256) / 255
     mean = float((counts * values).sum() / counts.sum())
     deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
@@ -557,7 +632,7 @@ def open_source(
 
     Raises DataError if a file is damaged.
     """
-    images, labels = read_part(dataset, part)
+    images, labels = read_part(dataset, part, channels=recipe.channels)
     ids = np.arange(len(labels))
     if recipe.limit is not None and recipe.limit < len(labels):
         ids = stratified_sample(labels, recipe.limit, seed=recipe.seed)
