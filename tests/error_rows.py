@@ -72,8 +72,8 @@ ROWS = [
         "unknown recipe",
         "train lenet6",
         2,
-        "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, vgg16, resnet50,"
-        " a .toml or .json file, or the folder of a run.",
+        "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, lenet5-fast,"
+        " vgg16, resnet50, a .toml or .json file, or the folder of a run.",
     ),
     Row(
         "a folder that is no run, as recipe",
@@ -522,6 +522,19 @@ ROWS = [
         TRAIN + " --flip 2",
         2,
         "flip is 2; allowed: a finite number, at least 0, at most 1.",
+    ),
+    Row(
+        "weight decay with an optimizer that distorts it",
+        TRAIN + " --weight-decay 0.01",
+        2,
+        "weight_decay is 0.01, which adam divides by each gradient's size. Use adamw or sgd.",
+    ),
+    Row(
+        "a schedule that there is not",
+        TRAIN + " --schedule onecycle",
+        2,
+        "schedule is onecycle; allowed: constant, cosine, one-cycle, step."
+        " Did you mean 'one-cycle'?",
     ),
     Row(
         "views without augmentation",

@@ -21,7 +21,7 @@ SOURCE = Path(heptad.__file__).parent
 # modules of a group do not import one another.
 ORDER = [
     ["errors", "text"],
-    ["randomness", "files", "distributed"],
+    ["randomness", "files", "distributed", "schedules"],
     ["recipe"],
     ["recipes"],
     ["records", "measures"],

@@ -38,6 +38,7 @@ from heptad.records import (
     StepReport,
 )
 from heptad.run_folder import check_output, claimed
+from heptad.schedules import rate_at
 from heptad.stages import saving
 from heptad.stages.data import (
     Sources,
@@ -167,7 +168,9 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
         batches = training_batches(cycle.sources.train, cycle.recipe, cycle.at, cycle.ranks)
         try:
             for batch, loss in train_steps(
-                cycle.model, _with_derived_draws(cycle, batches), cycle.objective
+                cycle.model,
+                _with_derived_draws(cycle, _at_their_rates(cycle, batches)),
+                cycle.objective,
             ):
                 epoch = cycle.at.epoch
                 if cycle.at.num_seen == 0:
@@ -199,6 +202,23 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 f"step {cycle.num_steps + 1}, epoch {cycle.at.epoch + 1}: {error.message}",
                 hint=f"{error.hint}\n{advice}",
             ) from error
+
+
+def _at_their_rates(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Set the learning rate before each step, by the step's number alone."""
+    recipe = cycle.recipe
+    num_steps = recipe.epochs * -(-cycle.num_images // recipe.batch_size)
+    for batch in batches:
+        rate = rate_at(
+            cycle.num_steps,
+            schedule=recipe.schedule,
+            peak=recipe.learning_rate,
+            warmup=recipe.warmup,
+            num_steps=num_steps,
+        )
+        for group in cycle.objective.optimizer.param_groups:
+            group["lr"] = rate
+        yield batch
 
 
 def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:

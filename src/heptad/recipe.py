@@ -230,7 +230,23 @@ class Recipe(Settings):
         "none",
         description="Weigh each class alike in the training loss, or each image.",
     )
-    learning_rate: float = Field(0.001, gt=0, description="Learning rate of Adam.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adam",
+        description="What moves the trained part: Adam, AdamW, or gradient descent with Nesterov's "
+        "momentum of 0.9.",
+    )
+    learning_rate: float = Field(0.001, gt=0, description="Learning rate, the largest of the run.")
+    schedule: Literal["constant", "cosine", "one-cycle", "step"] = Field(
+        "constant",
+        description="Course of the learning rate: the same in every step, half a cosine down to "
+        "nothing, one cycle up and down, or a tenth after half and three quarters of the steps.",
+    )
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of the steps in which the rate rises from nothing."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, lt=1, description="Shrinks the trained part in every step; not with adam."
+    )
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Images in a training step.")
     epochs: int = Field(ge=1, le=1_000_000, description="Passes over the training images.")
     seed: int = Field(
@@ -273,6 +289,11 @@ class Recipe(Settings):
             low, high = self.float_range
             raise RecipeError(
                 f"float_range is {low:g},{high:g}; allowed: {type(self).allowed('float_range')}."
+            )
+        if self.weight_decay and self.optimizer == "adam":
+            raise RecipeError(
+                f"weight_decay is {self.weight_decay:g}, which adam divides by each gradient's"
+                " size. Use adamw or sgd."
             )
         if self.views is not None and not self.augments:
             raise RecipeError(f"views is {self.views}, but no augmentation is set.")

@@ -42,6 +42,27 @@ RECIPES: dict[str, ShippedRecipe] = {
         command="heptad train lenet5",
         expected="98.98 % of the test images (98.76 to 99.16) with seed 0, in 40 s on two cores",
     ),
+    "lenet5-fast": ShippedRecipe(
+        recipe=Recipe(
+            name="lenet5-fast",
+            architecture="lenet5",
+            image_size=32,
+            channels=1,
+            mean=0.1307,
+            deviation=0.3081,
+            optimizer="adamw",
+            learning_rate=0.004,
+            schedule="one-cycle",
+            weight_decay=0.01,
+            batch_size=128,
+            epochs=4,
+        ),
+        source="the network of lenet5; one cycle, Smith & Topin, arXiv:1708.07120; AdamW,"
+        " Loshchilov & Hutter, arXiv:1711.05101; chosen on 10,000 training images set apart",
+        command="heptad train lenet5-fast",
+        expected="99.17 % of the test images in the mean of seeds 0 to 4 (99.04 to 99.24), in 13 s"
+        " on two cores",
+    ),
     "vgg16": ShippedRecipe(
         recipe=Recipe(
             name="vgg16",

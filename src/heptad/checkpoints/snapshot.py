@@ -27,6 +27,7 @@ from heptad.files import digest_of
 from heptad.recipe import Recipe
 from heptad.records import START, Figures, Position
 from heptad.stages.evaluation import Answers, Tally
+from heptad.stages.objective import OPTIMIZERS
 from heptad.stages.saving import package_versions
 
 # A resume with another of these is right, but its sums may differ in the last bits.
@@ -114,8 +115,8 @@ def _optimizer_states(cycle: Cycle) -> dict[str, dict[str, Tensor]]:
 def refuse_other_recipe(recipe: Recipe, begun: Recipe, folder: Path) -> None:
     """Raise RecipeError unless the recipe is the one that the run was `begun` with.
 
-    More epochs are allowed: the learning rate is the same in all of them. So is another name of the
-    data, which may have been moved: its hash decides.
+    More epochs are allowed where the learning rate is the same in all of them. So is another name
+    of the data, which may have been moved: its hash decides.
     """
     wanted, had = recipe.model_dump(), begun.model_dump()
     lines = [
@@ -125,6 +126,11 @@ def refuse_other_recipe(recipe: Recipe, begun: Recipe, folder: Path) -> None:
     ]
     if recipe.epochs < begun.epochs:
         lines.append(f"epochs is {recipe.epochs}, but the run in {folder} has {begun.epochs}.")
+    if recipe.epochs > begun.epochs and (recipe.schedule, recipe.warmup) != ("constant", 0):
+        lines.append(
+            f"epochs is {recipe.epochs}, but the run in {folder} has {begun.epochs}, and its"
+            f" schedule, {recipe.schedule} after a warmup of {recipe.warmup:g}, goes by that."
+        )
     if lines:
         raise RecipeError(
             "\n".join(lines),
@@ -206,10 +212,11 @@ def _expected(
     if has_best:
         expected |= {f"best/{name}": value for name, value in cycle.moved().items()}
     if at > START:
-        # What Adam keeps of each parameter from its first step on.
+        kind = OPTIMIZERS[cycle.recipe.optimizer]
         for name, parameter in cycle.whole.network.named_parameters():
             if parameter.requires_grad:
-                state = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
+                state = dict.fromkeys(kind.averages, parameter.detach())
+                state |= dict.fromkeys(kind.counts, torch.tensor(0.0))
                 expected |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
     if logits is not None:
         most = max(len(source.labels) for source in cycle.sources.parts[1:])

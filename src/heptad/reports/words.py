@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from heptad.errors import counted
 from heptad.recipe import Recipe
 from heptad.recipes import RECIPES
 from heptad.records import Run
@@ -44,6 +45,17 @@ STARTS = {
 }
 
 
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "Nesterov's gradient descent"}
+
+
+def _objective_words(recipe: Recipe) -> str:
+    """Say by what the loss was made small."""
+    rate = f"{OPTIMIZERS[recipe.optimizer]} at a learning rate of"
+    if (recipe.schedule, recipe.warmup) == ("constant", 0):
+        return f"{rate} {recipe.learning_rate:g}"
+    return f"{rate} at most {recipe.learning_rate:g} ({recipe.schedule})"
+
+
 def training_words(run: Run) -> str:
     """Say what was trained on what, and on which machine, in two sentences."""
     recipe, execution = run.recipe, run.metrics["execution"]
@@ -51,11 +63,12 @@ def training_words(run: Run) -> str:
     began = STARTS[start == "none", recipe.trainable].format(
         network=recipe.architecture, start=start
     )
-    threads = f" with {execution['threads']} threads" if execution["device"] == "cpu" else ""
+    on_cpu = execution["device"] == "cpu"
+    threads = f" with {counted(execution['threads'], 'thread')}" if on_cpu else ""
     return (
-        f"{began} for {num_epochs} epoch{'s' if num_epochs > 1 else ''} on"
+        f"{began} for {counted(num_epochs, 'epoch')} on"
         f" {sum(execution['rank_images']):,} images of {recipe.data}, in batches of"
-        f" {recipe.batch_size:,}, with Adam at a learning rate of {recipe.learning_rate:g}. It took"
+        f" {recipe.batch_size:,}, with {_objective_words(recipe)}. It took"
         f" {duration(run.metrics['seconds'])} on {execution['device']}{threads}."
     )
 

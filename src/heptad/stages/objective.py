@@ -1,17 +1,38 @@
-"""Stage 4: what is minimised, and by what: cross entropy, and Adam on the trained part alone."""
+"""Stage 4: what is minimised, and by what: cross entropy, by an optimizer of the trained part."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Adam
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from heptad.errors import RecipeError
 from heptad.recipe import Recipe
 from heptad.records import Loss, Objective
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """How an optimizer is built, and what it keeps of each parameter from its first step on.
+
+    counts, averages: names of what it keeps, as single numbers and in the parameter's shape.
+    """
+
+    build: Callable[..., Optimizer]
+    counts: tuple[str, ...]
+    averages: tuple[str, ...]
+
+
+OPTIMIZERS = {
+    "adam": OptimizerKind(Adam, ("step",), ("exp_avg", "exp_avg_sq")),
+    "adamw": OptimizerKind(AdamW, ("step",), ("exp_avg", "exp_avg_sq")),
+    "sgd": OptimizerKind(partial(SGD, momentum=0.9, nesterov=True), (), ("momentum_buffer",)),
+}
 
 
 def configure_objective(
@@ -21,7 +42,7 @@ def configure_objective(
     *,
     num_classes: int = 0,
 ) -> Objective:
-    """Give cross entropy, and Adam on the parameters `trained` and on no other.
+    """Give cross entropy, and the recipe's optimizer of the parameters `trained` and no other.
 
     labels: of the training images, int64 [N], which balanced class weights are counted from.
     num_classes: of the network, where the largest label may not be its last. Raises RecipeError if
@@ -35,7 +56,10 @@ def configure_objective(
             raise RecipeError("class_weights is balanced, which needs the training labels.")
         weights = balanced_weights(labels, num_classes).to(trained[0])
         loss = partial(cross_entropy, weight=weights)
-    return Objective(loss=loss, optimizer=Adam(trained, lr=recipe.learning_rate, fused=fused))
+    optimizer = OPTIMIZERS[recipe.optimizer].build(
+        trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
+    )
+    return Objective(loss=loss, optimizer=optimizer)
 
 
 def balanced_weights(labels: Tensor, num_classes: int = 0) -> Tensor:
