@@ -82,6 +82,7 @@ def test_in_a_pipe_a_run_is_plain_lines(train, workplace):
     assert "Saved in runs/lenet5-1: " in done.stdout
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_and_the_end_is_the_same(train, workplace):
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
@@ -248,6 +249,7 @@ def test_a_short_run_that_learned_is_not_told_otherwise(digits, workplace, capsy
     assert "did not learn" not in shown
 
 
+@pytest.mark.slow
 def test_a_read_only_place_is_found_before_the_first_batch(train, workplace):
     place = workplace / "closed"
     place.mkdir(mode=0o555)
@@ -297,7 +299,11 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+    ],
 )
 @pytest.mark.parametrize(
     "flags",

@@ -88,9 +88,8 @@ def largest_difference(ours, plain):
     return max(abs(a - b) / b for a, b in zip(ours, plain, strict=True))
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_200_steps_in_float64_are_those_of_the_plain_loop(mnist, seed):
     ours, plain = both(mnist, seed=seed, num_steps=200, precision="float64")
     assert len(ours) == 200
@@ -103,6 +102,7 @@ def test_the_first_steps_in_float32_are_those_of_the_plain_loop(mnist, seed):
     assert largest_difference(ours, plain) <= 1e-6
 
 
+@pytest.mark.slow
 def test_the_comparison_with_the_plain_loop_can_fail(mnist):
     """A control: Adam with another eps is another training, and is seen to be."""
     ours, plain = both(mnist, seed=0, num_steps=200, precision="float64", eps=2e-8)
@@ -152,6 +152,7 @@ def test_stopping_between_steps_and_going_on_changes_nothing(recipe):
     assert equal(final_state(stopped), final_state(straight))
 
 
+@pytest.mark.slow
 def test_dropout_draws_depend_on_the_place_in_the_run_alone(digits):
     """VGG16's Dropout is on while training: a stop must not change what it draws."""
     recipe = heptad.load_recipe(

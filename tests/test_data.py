@@ -70,6 +70,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_pillow_without_vector_instructions_too(mnist, tmp_path):
     np.save(tmp_path / "images.npy", mnist["test"][0][:200])
     done = subprocess.run(

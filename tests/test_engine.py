@@ -89,7 +89,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("vgg") else name
+        for name in NETWORKS
+    ],
+)
 def test_a_rewritten_network_errs_about_as_the_network_itself_does(name):
     torch.manual_seed(0)
     build, size, batch_size = NETWORKS[name]

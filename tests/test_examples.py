@@ -28,6 +28,7 @@ def run_example(name, folder, *settings):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_lenet_script_leaves_its_two_files(mnist, tmp_path):
     said = run_example("LeNet5.py", tmp_path, "epochs=1", "limit=500")
     assert said.startswith("epoch 1: loss ")

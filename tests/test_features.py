@@ -73,7 +73,11 @@ def losses_and_answers(recipe, options, network=None):
 
 
 @pytest.mark.parametrize(
-    ("batchnorm", "engine"), [("frozen", "rewritten"), ("recalibrated", "eager")]
+    ("batchnorm", "engine"),
+    [
+        ("frozen", "rewritten"),
+        pytest.param("recalibrated", "eager", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cached_resnet_trains_as_the_plain_loop_does(resnet, own_cache, batchnorm, engine):
     recipe = resnet.changed(batchnorm=batchnorm, epochs=3)
@@ -85,11 +89,12 @@ def test_a_cached_resnet_trains_as_the_plain_loop_does(resnet, own_cache, batchn
     assert cached_answers == plain_answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frozen_dropout", "split"),
     [
         ("on", "after classifier.1"),
-        pytest.param("off", "before classifier.6", marks=pytest.mark.slow),
+        ("off", "before classifier.6"),
     ],
 )
 def test_a_cached_vgg_trains_as_the_plain_loop_does(vgg, own_cache, frozen_dropout, split):
@@ -127,14 +132,19 @@ def test_a_second_run_computes_nothing_and_gives_the_same_weights(resnet, own_ca
 @pytest.mark.parametrize(
     "settings",
     [
-        {"image_size": 64},
         {"mean": 0.4},
-        {"normalize": "data"},
-        {"batchnorm": "recalibrated"},
-        {"feature_dtype": "float16"},
-        {"precision": "float64"},
         {"weights": "none"},
-        {"weights": "none", "seed": 1},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                {"image_size": 64},
+                {"normalize": "data"},
+                {"batchnorm": "recalibrated"},
+                {"feature_dtype": "float16"},
+                {"precision": "float64"},
+                {"weights": "none", "seed": 1},
+            )
+        ),
     ],
     ids=str,
 )
@@ -146,7 +156,13 @@ def test_whatever_decides_a_feature_is_in_its_key(resnet, own_cache, settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"learning_rate": 0.1}, {"epochs": 9}, {"batch_size": 7}, {"name": "other"}],
+    [
+        {"learning_rate": 0.1},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"epochs": 9}, {"batch_size": 7}, {"name": "other"})
+        ),
+    ],
     ids=str,
 )
 def test_what_does_not_decide_a_feature_is_not_in_its_key(resnet, own_cache, settings):
@@ -154,6 +170,7 @@ def test_what_does_not_decide_a_feature_is_not_in_its_key(resnet, own_cache, set
     assert computed(resnet.changed(**settings)) == 0
 
 
+@pytest.mark.slow
 def test_the_split_is_in_the_key(vgg, own_cache):
     computed(vgg)
     assert computed(vgg.changed(frozen_dropout="off")) == 80
