@@ -26,9 +26,10 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
 
-bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/lenet5_epoch.py
-	$(BIN)/python benchmarks/frozen_backbone.py
+# Twenty-odd minutes, on a machine that does nothing else; writes into docs/benchmarks.md.
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/against_peers.py --require-all --write
+	$(BIN)/python benchmarks/growth.py --write
 
 clean:
 	rm -rf $(VENV)
@@ -42,4 +43,8 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@ $(VENV)/installed

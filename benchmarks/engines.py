@@ -24,9 +24,17 @@ from heptad.architectures import ARCHITECTURES
 from heptad.features.engine import rewritten
 
 SIZES = {"resnet50": (64, 64, 10), "vgg16": (224, 5, 2)}
+Compute = Callable[[Tensor], Tensor]
 
 
-def compiled(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+def made_trunk(name: str) -> nn.Module:
+    """The trunk that serves the recipe as shipped, with made weights, in evaluation mode."""
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    return architecture.splits[-1].trunk(architecture.build(3, 10)).eval()
+
+
+def compiled(trunk: nn.Module, images: Tensor) -> Compute:
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
@@ -36,7 +44,7 @@ def compiled(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
     return module
 
 
-def in_openvino(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+def in_openvino(trunk: nn.Module, images: Tensor) -> Compute:
     import openvino
 
     model = openvino.convert_model(trunk, example_input=images, input=[list(images.shape)])
@@ -45,27 +53,30 @@ def in_openvino(trunk: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda batch: torch.from_numpy(compiled_model(batch.numpy())[0])
 
 
+# What makes each way out of a trunk and a batch of images.
+WAYS: dict[str, Callable[[nn.Module, Tensor], Compute]] = {
+    "the network as it is": lambda trunk, _: trunk,
+    "channels last": lambda trunk, _: copy.deepcopy(trunk).to(memory_format=torch.channels_last),
+    "rewritten": lambda trunk, images: rewritten(trunk, images[:1], batch_size=len(images)),
+    "compiled, frozen": compiled,
+    "OpenVINO, float32": in_openvino,
+}
+
+
 def measure(name: str, wanted: argparse.Namespace) -> None:
     size, batch_size, repeats = SIZES[name]
-    architecture = ARCHITECTURES[name]
-    torch.manual_seed(0)
-    trunk = architecture.splits[-1].trunk(architecture.build(3, 10)).eval()
+    trunk = made_trunk(name)
     images = 2 * torch.rand(batch_size, 3, size, size) - 1
-    makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-        "the network as it is": lambda: trunk,
-        "channels last": lambda: copy.deepcopy(trunk).to(memory_format=torch.channels_last),
-        "rewritten": lambda: rewritten(trunk, images[:1], batch_size=batch_size),
-    }
-    if wanted.compile:
-        makers["compiled, frozen"] = lambda: compiled(trunk, images)
-    if wanted.openvino:
-        makers["OpenVINO, float32"] = lambda: in_openvino(trunk, images)
+    asked_for = {"compiled, frozen": wanted.compile, "OpenVINO, float32": wanted.openvino}
     print(f"{name} at {size} px, batches of {batch_size}, {torch.get_num_threads()} threads")
-    ways, rates = {}, {}
+    ways: dict[str, Compute] = {}
+    rates: dict[str, list[float]] = {}
     expected = copy.deepcopy(trunk).double()(images.double())
-    for way, make in makers.items():
+    for way, make in WAYS.items():
+        if not asked_for.get(way, True):
+            continue
         started_at = perf_counter()
-        ways[way] = make()
+        ways[way] = make(trunk, images)
         made_s = perf_counter() - started_at
         error = float((ways[way](images) - expected).abs().max() / expected.abs().max())
         rates[way] = []

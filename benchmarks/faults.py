@@ -41,6 +41,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import processor
 from peers.disk import small_disk
 from peers.running import Ending, Place, kill_at_random, kill_in_a_save
 from peers.tools import TOOLS, Tool, Work, weights_in
@@ -273,9 +274,8 @@ def table(records: dict[Tool, Record]) -> str:
 
 def machine() -> str:
     """Name the machine, the day and what the table depends on beside the tools."""
-    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return (
-        f"{os.cpu_count()} cores of {models[0] if models else platform.machine()},"
+        f"{os.cpu_count()} cores of {processor()},"
         f" {platform.system()} {platform.release()}, Python {platform.python_version()},"
         f" torch {torch.__version__}, one thread, {datetime.datetime.now().date().isoformat()}"
     )

@@ -27,67 +27,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from digits import first_digits, write_idx
+from peers.plain_loop import Digits, epoch_of
+from peers.torch_networks import accuracy, frozen_resnet50
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 from torchvision.models import resnet50
 
 import heptad
-from heptad.datasets.dataset import find_dataset, read_part
-from heptad.datasets.idx import idx_header
 
 EPOCHS = (5, 20)
 
 
-class Plain(Dataset):
-    """Images one by one through PIL, as torchvision's data sets give them."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        self.images, self.labels = images, labels
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize((64, 64)),
-                transforms.Grayscale(3),
-                transforms.ToTensor(),
-                transforms.Normalize((0.5,), (0.5,)),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
-
-
 def plain_epochs(weights: Path, parts: dict[str, tuple[np.ndarray, np.ndarray]], count: int):
     """Train the plain way; give the seconds of each epoch, its evaluation included."""
-    model = resnet50()
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    for parameter in model.parameters():
-        parameter.requires_grad = False
-    model.fc = nn.Linear(2048, 10)
-    optimizer = torch.optim.Adam(model.fc.parameters(), lr=0.001)
-    criterion = nn.CrossEntropyLoss()
+    network = frozen_resnet50(weights)
     train, test = (
-        DataLoader(Plain(*parts[part]), batch_size=64, shuffle=part == "train")
+        DataLoader(Digits(*parts[part], "resnet50"), batch_size=64, shuffle=part == "train")
         for part in ("train", "test")
     )
+    epoch = epoch_of(network, train)
     seconds = []
     for _ in range(count):
         started_at = time.perf_counter()
-        model.eval()
-        for images, labels in train:
-            optimizer.zero_grad()
-            loss = criterion(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-        correct = 0
-        with torch.no_grad():
-            for images, labels in test:
-                correct += (model(images).argmax(1) == labels).sum().item()
+        network.eval()
+        epoch()
+        accuracy(network, test)
         seconds.append(time.perf_counter() - started_at)
     return seconds
 
@@ -128,36 +93,23 @@ def whole_command(recipe: heptad.Recipe, folder: Path) -> float:
     return seconds
 
 
-def write_idx(folder: Path, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    folder.mkdir()
-    for part, (images, labels) in parts.items():
-        name = {"train": "train", "test": "t10k"}[part]
-        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
-            content = idx_header(*values.shape) + values.astype(np.uint8).tobytes()
-            (folder / f"{name}-{kind}-ubyte").write_bytes(content)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=int, default=1500)
     parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--check-epochs", type=int, default=2)
     options = parser.parse_args()
-    dataset = find_dataset("mnist")
-    parts = {}
-    for part, count in (("train", options.train), ("test", options.test)):
-        images, labels = read_part(dataset, part)
-        parts[part] = (images[:count, 0], labels[:count])
+    parts = first_digits(options.train, options.test)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ["HEPTAD_HOME"] = str(folder / "cache")
         write_idx(folder / "digits", parts)
         torch.manual_seed(0)
-        torch.save(resnet50().state_dict(), folder / "made.pth")
+        save_file(resnet50().state_dict(), folder / "made.safetensors")
         recipe = heptad.load_recipe(
-            "resnet50", data=str(folder / "digits"), weights=str(folder / "made.pth")
+            "resnet50", data=str(folder / "digits"), weights=str(folder / "made.safetensors")
         )
-        plain = plain_epochs(folder / "made.pth", parts, options.check_epochs)
+        plain = plain_epochs(folder / "made.safetensors", parts, options.check_epochs)
         epoch_s = statistics.median(plain)
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads;", end=" ")
         print(f"{options.train} training and {options.test} test images")

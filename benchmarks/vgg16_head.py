@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from memory import PeakMemory
 
 import heptad
 from heptad.cycle import preparing
@@ -28,22 +28,6 @@ from heptad.records import PassReport, Position
 from heptad.stores import KEY, find_rows, write_shard
 
 ROWS_IN_A_SHARD = 4000
-
-
-class PeakMemory(threading.Thread):
-    """Watches this process's anonymous memory, in GB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak_gb = 0.0
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon"):
-                    self.peak_gb = max(self.peak_gb, int(line.split()[1]) / 1e6)
-            time.sleep(0.02)
 
 
 def made_rows(folder: Path, num_rows: int, source: FeatureSource) -> FeatureSource:

@@ -7,6 +7,7 @@ import functools
 import gzip
 import http.server
 import multiprocessing
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+
+
+def pytest_configure() -> None:
+    # A shell leaves Ctrl-C ignored in what it starts in the background, and so in all that this
+    # starts; some tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

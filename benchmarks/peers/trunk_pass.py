@@ -1,0 +1,38 @@
+"""VGG16's trunk over images, one of the ways of benchmarks/engines.py, which the variant names.
+
+An epoch is one pass over all images in batches of five, features kept in memory; before the first
+the way is made and computes one batch. The features are left in the folder, to be compared.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from engines import SIZES, WAYS, made_trunk
+from peers.work import answer, given
+
+
+def main() -> None:
+    work = given()
+    _, batch_size, _ = SIZES["vgg16"]
+    batches = torch.from_numpy(work.part("train").images).split(batch_size)
+    with torch.inference_mode():
+        trunk = made_trunk("vgg16")
+        started_at = perf_counter()
+        compute = WAYS[work.variant](trunk, batches[0])
+        compute(batches[0])
+        made_s = perf_counter() - started_at
+        seconds = []
+        for _ in range(work.num_epochs):
+            started_at = perf_counter()
+            # OpenVINO gives out the memory that its next answer is written to.
+            features = [compute(images).clone() for images in batches]
+            seconds.append(perf_counter() - started_at)
+    np.save(work.folder / f"{work.variant}.npy", torch.cat(features).numpy())
+    answer(seconds=seconds, made_s=made_s)
+
+
+if __name__ == "__main__":
+    main()
