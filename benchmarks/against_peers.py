@@ -30,6 +30,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from digits import first_digits, write_arrays, write_idx
 from machine import machine, versions
@@ -37,6 +38,7 @@ from peer_tables import TABLES, Measured
 from peers.work import Work
 from ratios import put_between
 from safetensors.torch import save_file
+from torch import nn
 from torchvision.models import resnet50
 
 import heptad
@@ -89,6 +91,8 @@ NUM_EPOCHS = {"lenet5": 2, "resnet50": 1, "vgg16": 1}
 # Training and test images.
 SIZES = {"lenet5": (60_000, 10_000), "resnet50": (1500, 500), "vgg16": (60, 5)}
 QUICK_SIZES = {"lenet5": (3000, 1000), "resnet50": (96, 64), "vgg16": (10, 5)}
+# Images that the made network's BatchNorm sees.
+NUM_MEASURED = 512
 
 
 def prepare(folder: Path, workload: str, sizes: tuple[int, int]) -> None:
@@ -97,8 +101,24 @@ def prepare(folder: Path, workload: str, sizes: tuple[int, int]) -> None:
     write_idx(folder / "digits", first_digits(*sizes))
     write_arrays(folder, heptad.load_recipe(workload, data=str(folder / "digits")))
     if workload == "resnet50":
-        torch.manual_seed(0)
-        save_file(resnet50().state_dict(), Work(workload, folder, 0, "").made_weights)
+        work = Work(workload, folder, 0, "")
+        save_file(made_values(work.part("train").images), work.made_weights)
+
+
+def made_values(images: np.ndarray) -> dict[str, torch.Tensor]:
+    """Make a ResNet50 at random, with the statistics that its BatchNorm sees in some images.
+
+    Without them the features of all images would be nearly alike, and accuracies say nothing.
+    """
+    torch.manual_seed(0)
+    network = resnet50()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for batch in torch.from_numpy(images[:NUM_MEASURED]).split(64):
+            network(batch)
+    return network.state_dict()
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:

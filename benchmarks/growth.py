@@ -162,7 +162,7 @@ def plot(trainings: dict[str, list[Training]], path: Path) -> None:
         axes[1].set(title=f"time{note}", xlabel="epochs", ylabel="s")
         axes[2].set(title="anonymous memory", xlabel="training images", ylabel="MB")
         for axis in axes:
-            axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
+            axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
             axis.title.set_fontsize(10)
             axis.legend(fontsize=8, frameon=False)
         for axis in (axes[0], axes[2]):

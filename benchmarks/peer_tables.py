@@ -44,7 +44,7 @@ class Measured:
             assert found == {num_parameters}, f"{name} trained {found} parameters"
 
     def accuracy(self, name: str) -> str:
-        return with_spread([100 * share for share in self.each(name, "accuracy")], 1, " %")
+        return f"{100 * statistics.median(self.each(name, 'accuracy')):.1f} %"
 
 
 def lenet5_table(measured: Measured) -> str:
