@@ -223,6 +223,7 @@ def test_fetched_data_can_be_carried_and_trained_on(mnist, workplace, capsys):
     assert document["test_images"] == 50
 
 
+@pytest.mark.slow
 def test_random_weights_are_said_first(digits, workplace, capsys):
     words = ["train", "resnet50", "--data", str(digits), "--weights", "none", "--limit", "20"]
     assert main([*words, "--image-size", "32", "--epochs", "1"]) == 0

@@ -338,6 +338,7 @@ def set_clock(days: int) -> None:
     print("it is", time.time(), flush=True)
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_changes_neither_durations_nor_what_is_the_latest(
     digits, small, tmp_path
 ):

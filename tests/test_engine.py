@@ -155,6 +155,7 @@ def test_a_run_notes_the_engine_and_both_give_the_same_features(recipe, tmp_path
     assert json.loads((run.folder / "metrics.json").read_text())["execution"]["engine"] == used
 
 
+@pytest.mark.slow
 def test_a_small_pass_is_not_worth_rewriting_unless_it_goes_on(recipe, tmp_path, monkeypatch):
     assert features(recipe, "auto")[0] == "eager"
     monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "other"))

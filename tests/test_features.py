@@ -295,6 +295,7 @@ def test_a_full_disk_is_found_before_the_pass_with_the_bytes_needed(resnet, own_
     assert not shards(own_cache)
 
 
+@pytest.mark.slow
 def test_half_precision_features_take_half_the_room_and_train_nearly_the_same(resnet, own_cache):
     _, losses, _ = losses_and_answers(resnet, RunOptions())
     (whole,) = shards(own_cache)
@@ -305,6 +306,7 @@ def test_half_precision_features_take_half_the_room_and_train_nearly_the_same(re
     assert half_losses != losses
 
 
+@pytest.mark.slow
 def test_recalibrated_statistics_are_kept(resnet, own_cache, caplog):
     recipe = resnet.changed(batchnorm="recalibrated")
     with caplog.at_level(logging.INFO, logger="heptad"):
@@ -359,6 +361,7 @@ def test_features_that_are_given_are_used(resnet, own_cache):
             heptad.prepare(resnet.changed(**other), sources=first.sources)
 
 
+@pytest.mark.slow
 def test_the_stores_used_longest_ago_go_first_but_none_in_use(resnet, own_cache):
     for size in (32, 33, 34):
         heptad.prepare(resnet.changed(image_size=size))
@@ -430,6 +433,7 @@ def test_a_run_says_what_its_trunk_was(resnet, own_cache, tmp_path):
     assert run.metrics["trunk_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_head_on_the_gathered_rows_of_many_shards_sees_the_right_images(resnet, own_cache):
     """One image at a time, each in a shard of its own, against the trunk itself."""
     for count in range(1, 6):

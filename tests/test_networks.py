@@ -80,6 +80,7 @@ def test_vgg16_trains_its_last_layer_alone_with_frozen_dropout_on(small):
     refuse_moved(cycle)
 
 
+@pytest.mark.slow
 def test_vgg16_with_frozen_dropout_off_answers_the_same_in_training(small):
     cycle = prepared("vgg16", small, frozen_dropout="off")
     inputs = cycle.sources.train.take(torch.arange(4), 0)

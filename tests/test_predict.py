@@ -255,6 +255,7 @@ def test_networks_of_other_things_are_fed_photos_as_they_are(mnist, tmp_path, ph
     assert of_folders.feed(Path(photos[0]), as_digit="yes").box is not None
 
 
+@pytest.mark.slow
 def test_a_network_of_three_channels_takes_photos_of_digits_too(digits, tmp_path, photos):
     recipe = heptad.load_recipe("resnet50", data=str(digits), weights="none", limit=10, epochs=1)
     run = heptad.train(recipe, heptad.RunOptions(out=str(tmp_path / "run")))
@@ -502,6 +503,7 @@ def test_the_sheet_shows_what_the_network_was_fed_pixel_by_pixel(
     assert [shows(sheet, tile) for tile in tiles] == [True] * 5 + [False]
 
 
+@pytest.mark.slow
 def test_the_sheet_grows_by_rows_of_four(small, photos, tmp_path, capsys):
     sizes = []
     for count in (1, 2, 4, 5, 6):

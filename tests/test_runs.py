@@ -340,6 +340,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_plot_that_cannot_be_made_costs_nothing_else(digits, workplace):
     words = ["train", "lenet5", "--data", str(digits), "--epochs", "1", "--limit", "20"]
     done = subprocess.run(

@@ -113,6 +113,7 @@ def test_answers_restored_on_one_device_did_not_fit_those_of_the_next_batch():
     assert tally.num_images == 18
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_says_so_twice_and_the_save_was_cut_off(digits, tmp_path):
     words = ["train", "lenet5", "--data", str(digits), "--epochs", "3000"]
     words += ["--out", str(tmp_path / "run")]
