@@ -69,9 +69,9 @@ class View:
 Places = tuple[View, NDArray[np.int64], Tensor]
 
 FORMAT = 2
-# A batch of the pass has about this many pixels, but this many images at least: 64 images of 64 px,
-# 5 of 224 px. Larger ones leave the cache, smaller ones spend their time on laying out weights.
-PIXELS_AT_A_TIME = 1 << 18
+# A batch of the pass has about this many pixels, but this many images at least: 32 images of 64 px,
+# 4 of 224 px. Larger ones leave the cache, smaller ones spend their time on laying out weights.
+PIXELS_AT_A_TIME = 1 << 17
 # A pass over fewer pixels is over before a trunk is rewritten for it: 512 images of 64 px.
 WORTH_REWRITING = 1 << 21
 LEAST_IMAGES_AT_A_TIME = 4
