@@ -600,7 +600,9 @@ def test_the_trunks_pass_takes_smaller_batches_where_memory_runs_out(
     assert torch.allclose(features_of(cycle), expected, rtol=1e-5)
     # A control: rows in another order would be seen.
     assert not torch.allclose(expected.roll(1, 0), expected, rtol=1e-2)
-    (said,) = [record.message for record in caplog.records]
+    # Of many pixels the pass says first that rewriting the network failed for the same reason.
+    *earlier, said = [record.message for record in caplog.records]
+    assert all("runs the network as it is; rewritten, it fails" in each for each in earlier)
     assert f"memory does not suffice for {batch_size} images at a time" in said
 
 
