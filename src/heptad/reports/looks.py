@@ -106,24 +106,19 @@ def look(figures: RunFigures, *, device: str = "auto", threads: int | None = Non
     )
 
 
-class _noting:  # noqa: N801 - read as a verb, like `contextlib.suppress`
+@contextmanager
+def _noting(sentences: list[str], what: str) -> Iterator[None]:
     """Turn an error within the block into a sentence; damage of the run itself stays an error."""
-
-    def __init__(self, sentences: list[str], what: str) -> None:
-        self.sentences, self.what = sentences, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: type | None, error: BaseException | None, _trace: object) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, DamagedError):
-            return False
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:
         logger.debug("a figure of the report failed", exc_info=True)
         said = f"{error} ({type(error).__name__})."
         if isinstance(error, HeptadError):
             said = error.message
-        self.sentences.append(f"{self.what}: {said}")
-        return True
+        sentences.append(f"{what}: {said}")
 
 
 @contextmanager
