@@ -90,7 +90,7 @@ PEERS: dict[str, tuple[Peer, ...]] = {
 NUM_EPOCHS = {"lenet5": 2, "resnet50": 1, "vgg16": 1}
 # Training and test images.
 SIZES = {"lenet5": (60_000, 10_000), "resnet50": (1500, 500), "vgg16": (60, 5)}
-QUICK_SIZES = {"lenet5": (3000, 1000), "resnet50": (96, 64), "vgg16": (10, 5)}
+QUICK_SIZES = {"lenet5": (3000, 1000), "resnet50": (96, 64), "vgg16": (8, 5)}
 # Images that the made network's BatchNorm sees.
 NUM_MEASURED = 512
 

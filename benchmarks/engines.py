@@ -2,7 +2,7 @@
 
     python benchmarks/engines.py [resnet50] [vgg16] [--rounds 3] [--compile] [--openvino]
 
-ResNet50 at 64 pixels in batches of 64, VGG16 at 224 pixels in batches of 5, made weights: the
+ResNet50 at 64 pixels and VGG16 at 224 pixels, made weights, in the batches of Heptad's pass: the
 network as it is, laid channels last, and rewritten as Heptad runs it; with --compile torch.compile
 with freezing (which needs a C++ compiler), with --openvino OpenVINO in float32 (`pip install
 openvino`). The ways take turns; the median of the rounds counts, a ratio is against the network as
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from heptad.architectures import ARCHITECTURES
 from heptad.features.engine import rewritten
+from heptad.features.trunk import images_at_a_time
 
-SIZES = {"resnet50": (64, 64, 10), "vgg16": (224, 5, 2)}
+# Of each network the images' side in pixels, and the batches of a round.
+SIZES = {"resnet50": (64, 20), "vgg16": (224, 3)}
 Compute = Callable[[Tensor], Tensor]
 
 
@@ -64,7 +66,8 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Compute]] = {
 
 
 def measure(name: str, wanted: argparse.Namespace) -> None:
-    size, batch_size, repeats = SIZES[name]
+    size, repeats = SIZES[name]
+    batch_size = images_at_a_time(size)
     trunk = made_trunk(name)
     images = 2 * torch.rand(batch_size, 3, size, size) - 1
     asked_for = {"compiled, frozen": wanted.compile, "OpenVINO, float32": wanted.openvino}

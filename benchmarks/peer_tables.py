@@ -166,7 +166,7 @@ def vgg16_table(measured: Measured) -> str:
     header = ("", "images/s", f"time × {measured.ours}", "before the first batch", "difference")
     return (
         "### VGG16's pass\n\n"
-        f"The trunk, made weights, over {num_images} images at 224 pixels in batches of 5. Before"
+        f"The trunk, made weights, over {num_images} images at 224 pixels. Before"
         " the first batch: rewriting or converting, and one batch to warm up. Difference: from the"
         f" network as it is, of the largest feature.\n\n{table(header, rows)}"
     )

@@ -1,7 +1,8 @@
 """VGG16's trunk over images, one of the ways of benchmarks/engines.py, which the variant names.
 
-An epoch is one pass over all images in batches of five, features kept in memory; before the first
-the way is made and computes one batch. The features are left in the folder, to be compared.
+An epoch is one pass over all images in the batches of Heptad's own, features kept in memory; before
+the first the way is made and computes one batch. The features are left in the folder, to be
+compared.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import torch
 from engines import SIZES, WAYS, made_trunk
 from peers.work import answer, given
 
+from heptad.features.trunk import images_at_a_time
+
 
 def main() -> None:
     work = given()
-    _, batch_size, _ = SIZES["vgg16"]
-    batches = torch.from_numpy(work.part("train").images).split(batch_size)
+    size, _ = SIZES["vgg16"]
+    batches = torch.from_numpy(work.part("train").images).split(images_at_a_time(size))
     with torch.inference_mode():
         trunk = made_trunk("vgg16")
         started_at = perf_counter()

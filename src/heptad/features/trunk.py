@@ -271,6 +271,11 @@ def _feature_source(
     )
 
 
+def images_at_a_time(image_size: int) -> int:
+    """Give how many images of so many pixels a side a batch of the pass has."""
+    return max(LEAST_IMAGES_AT_A_TIME, PIXELS_AT_A_TIME // image_size**2)
+
+
 def _pass(
     trunk: nn.Module,
     views: Sequence[View],
@@ -284,11 +289,11 @@ def _pass(
     engine: the one asked for, or that the pass began with; None leaves the choice.
     """
     trunk.eval()
-    pixels = views[0].source.transform.image_size ** 2
-    batch_size = max(LEAST_IMAGES_AT_A_TIME, PIXELS_AT_A_TIME // pixels)
+    image_size = views[0].source.transform.image_size
+    batch_size = images_at_a_time(image_size)
     batches = list(_batches(views, lacking, batch_size))
     if engine is None:
-        engine = "auto" if len(lacking) * pixels >= WORTH_REWRITING else EAGER
+        engine = "auto" if len(lacking) * image_size**2 >= WORTH_REWRITING else EAGER
     if engine == EAGER or not batches:
         return Computation(EAGER, _answers(trunk, batches, dtype))
     view, _, indices = batches[0]
