@@ -214,15 +214,15 @@ def filling(
     description: Mapping[str, Any],
     keys: NDArray[np.void],
     *,
-    compute: Callable[[NDArray[np.int64], str | None], Computation],
+    compute: Callable[[NDArray[np.int64], tuple[str, ...]], Computation],
     row_bytes: int,
     what: str,
     hint: str = "",
 ) -> Generator[PassReport, None, tuple[Shard, ...]]:
     """Compute the rows that a store lacks of the images named `keys`; return shards with them all.
 
-    compute: takes the places in `keys` to compute, and the engine of the rows that are there
-    already, None without any. A report comes after each of the parts it computes. what, hint: for
+    compute: takes the places in `keys` to compute, and what computed the rows that are there
+    already. A report comes after each of the parts it computes. what, hint: for
     people. Another process that wants rows of
     the same store waits until this one is done, and then finds them. Whenever this is closed, what
     was computed is kept. Raises SaveError if the disk is too small, MissingError if rows lack and
@@ -243,7 +243,7 @@ def filling(
         lacking = lacking[np.sort(firsts)]
         _refuse_full_disk(folder, len(lacking) * (row_bytes + KEY.itemsize), what, hint)
         started_at, num_done = perf_counter(), 0
-        computation = compute(lacking, next(iter(rows.engines), None))
+        computation = compute(lacking, rows.engines)
         buffer = _Buffer(folder, computation.engine)
         try:
             for places, values in computation.rows:

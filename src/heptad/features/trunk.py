@@ -22,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from heptad.architectures import Architecture, Split
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
-from heptad.features.engine import EAGER, start_engine
+from heptad.features.engine import EAGER, REWRITTEN, start_engine
 from heptad.files import Held, digest_of, hold
 from heptad.recipe import Recipe
 from heptad.records import PassReport
@@ -212,7 +212,7 @@ def computing(
         store,
         np.concatenate(keys),
         compute=lambda lacking, begun: _pass(
-            trunk, views, lacking, store["dtype"], engine=engine if engine != "auto" else begun
+            trunk, views, lacking, store["dtype"], engine=engine, begun=begun
         ),
         row_bytes=row_bytes,
         what="the trunk's pass",
@@ -282,18 +282,21 @@ def _pass(
     lacking: NDArray[np.int64],
     dtype: str,
     *,
-    engine: str | None,
+    engine: str,
+    begun: tuple[str, ...],
 ) -> Computation:
     """Compute the rows `lacking` of all views laid end to end.
 
-    engine: the one asked for, or that the pass began with; None leaves the choice.
+    engine: as in `RunOptions`. begun: what computed the rows that are there. A pass that began with
+    the trunk rewritten ends so, however little is left; one over few images runs it as it is.
     """
     trunk.eval()
     image_size = views[0].source.transform.image_size
     batch_size = images_at_a_time(image_size)
     batches = list(_batches(views, lacking, batch_size))
-    if engine is None:
-        engine = "auto" if len(lacking) * image_size**2 >= WORTH_REWRITING else EAGER
+    is_small = len(lacking) * image_size**2 < WORTH_REWRITING
+    if engine == "auto" and is_small and REWRITTEN not in begun:
+        engine = EAGER
     if engine == EAGER or not batches:
         return Computation(EAGER, _answers(trunk, batches, dtype))
     view, _, indices = batches[0]
