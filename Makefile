@@ -1,15 +1,21 @@
 # Two commands do all the set-up on a machine with Python 3.11 or newer:
 #   make train   virtual environment, install, LeNet-5 on MNIST, results shown
+#   make serve   a page on which to try the newest run
 #   make test    the same environment with what developers need, then the tests
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test slow lint docs bench clean
+NEWEST_RUN = $$(ls -td runs/*/metrics.json | head -1 | xargs dirname)
+
+.PHONY: train serve test slow lint docs bench clean
 
 train: $(VENV)/installed
 	$(BIN)/heptad train lenet5
+
+serve: $(VENV)/installed
+	$(BIN)/heptad serve $(NEWEST_RUN)
 
 # Two processes of one thread each: two cores are used better so than by two threads in one process.
 test: $(VENV)/installed-dev
@@ -38,7 +44,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[web]'
 	touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
@@ -46,5 +52,5 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench,web]'
 	touch $@ $(VENV)/installed

@@ -1,6 +1,6 @@
 """Write the parts of the docs that the program knows best, or check that they are up to date.
 
-python docs/generate.py            writes docs/cli.md, docs/errors.md and README.md's table
+python docs/generate.py            writes docs/cli.md, recipes.md, errors.md and README.md's table
 python docs/generate.py --check    changes nothing; exits 1, with the names, if one is outdated
 """
 
@@ -21,6 +21,7 @@ os.environ |= {"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"}
 
 from error_rows import ROWS  # noqa: E402
 from heptad.cli import main as heptad_main  # noqa: E402
+from heptad.recipe import Recipe, RunOptions, Settings  # noqa: E402
 from heptad.recipes import RECIPES  # noqa: E402
 
 COMMANDS = (
@@ -30,6 +31,8 @@ COMMANDS = (
     "compare",
     "report",
     "predict",
+    "serve",
+    "export",
     "resume",
     "verify",
     "scan",
@@ -103,6 +106,42 @@ def recipe_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def recipes_page() -> str:
+    """Give docs/recipes.md: every setting of a recipe and of a run, and what recipes set."""
+    lines = [
+        MADE_BY,
+        "# Recipes\n",
+        "A recipe is data: equal recipes give equal weights on the same machine. `heptad recipes"
+        " NAME` prints one in full as TOML; every setting is a flag of `heptad train` (`batch_size`"
+        " is `--batch-size`), a line of a `.toml` or `.json` file, and a keyword of"
+        " `heptad.load_recipe`.\n",
+        "## What changes the result\n",
+        *_settings(Recipe, tuple(RECIPES)),
+        "\n## How a run is carried out\n",
+        "Flags of `heptad train`, and keywords of `heptad.RunOptions`; none of them changes the"
+        " result, but for the last bits.\n",
+        *_settings(RunOptions, ()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _settings(settings: type[Settings], recipes: tuple[str, ...]) -> list[str]:
+    lines = [
+        " | ".join(["| setting", "what it is", "allowed", *map("`{}`".format, recipes)]) + " |",
+        "|---" * (3 + len(recipes)) + "|",
+    ]
+    for name, field in settings.model_fields.items():
+        allowed = "a switch" if settings.is_switch(name) else settings.allowed(name)
+        values = (_shown(getattr(RECIPES[recipe].recipe, name)) for recipe in recipes)
+        cells = (f"`{name}`", str(field.description), allowed, *values)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+def _shown(value: object) -> str:
+    return {None: "", True: "on", False: ""}.get(value, f"{value}")  # type: ignore[call-overload]
+
+
 def readme() -> str:
     """Give README.md with its table of recipes made anew."""
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -112,6 +151,7 @@ def readme() -> str:
 
 PAGES = {
     DOCS / "cli.md": cli_page,
+    DOCS / "recipes.md": recipes_page,
     DOCS / "errors.md": errors_page,
     DOCS.parent / "README.md": readme,
 }

@@ -7,6 +7,7 @@ import functools
 import gzip
 import http.server
 import multiprocessing
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -167,3 +168,18 @@ def small(digits, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("small") / "run"
     assert main(small_words(digits, out)) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that root in a container does not have.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

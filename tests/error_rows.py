@@ -16,6 +16,8 @@ from tarfile import SYMTYPE
 from typing import NamedTuple
 
 import numpy as np
+import onnx
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -45,7 +47,7 @@ ROWS = [
         "trian lenet5",
         2,
         'Unknown command "trian". Did you mean "train"? Available commands:'
-        " train, resume, evaluate, compare, predict, verify, scan, recipes, ...",
+        " recipes, train, resume, evaluate, compare, report, predict, serve, ...",
     ),
     Row(
         "unknown flag",
@@ -959,6 +961,86 @@ ROWS = [
         2,
         "csv is nowhere/answers.csv, which lies in nowhere, which is no folder.",
     ),
+    # Using a network elsewhere
+    Row(
+        "a page without the extra that serves it",
+        "serve run",
+        6,
+        "the page needs the packages starlette and uvicorn, which are not installed.",
+    ),
+    Row(
+        "a port that there is not",
+        "serve run --port 70000",
+        2,
+        "port is 70000; allowed: a whole number from 0 to 65535.",
+    ),
+    Row(
+        "an export to ONNX without its extra",
+        "export run",
+        6,
+        "ONNX files need the package onnxscript, which is not installed.",
+    ),
+    Row(
+        "an unknown format to export to",
+        "export run --format onxx",
+        2,
+        'Invalid value "onxx" for --format. Choose from: "onnx", "safetensors".'
+        ' Did you mean "onnx"?',
+    ),
+    Row(
+        "an export to a file of another kind",
+        "export run --format safetensors --out model.pth",
+        2,
+        "out is model.pth; allowed: a file name ending in .safetensors.",
+    ),
+    Row(
+        "an export that is compared on hardly any images",
+        "export run --format safetensors --images 5",
+        2,
+        "images is 5; allowed: at least 10.",
+    ),
+    Row(
+        "no such exported file",
+        "predict nowhere.onnx picture.png",
+        2,
+        "there is no exported file 'nowhere.onnx'.",
+    ),
+    Row(
+        "an ONNX file that is none",
+        "predict note.onnx picture.png",
+        2,
+        "note.onnx cannot be read as ONNX: it is damaged, or none.",
+    ),
+    Row(
+        "an ONNX file of other makers",
+        "predict others.onnx picture.png",
+        2,
+        "others.onnx was not exported by Heptad.",
+    ),
+    Row(
+        "an ONNX file with weights in another file",
+        "predict outside.onnx picture.png",
+        2,
+        "outside.onnx keeps weights in other files, which are not read.",
+    ),
+    Row(
+        "an ONNX file on a device that does not compute it",
+        "predict others.onnx picture.png --device mps",
+        2,
+        "device is 'mps', but ONNX files are computed on the CPU alone.",
+    ),
+    Row(
+        "weights alone in the place of an exported file",
+        "predict plain.safetensors picture.png",
+        2,
+        "plain.safetensors was not exported by Heptad.",
+    ),
+    Row(
+        "an exported file to be evaluated",
+        "evaluate plain.safetensors",
+        2,
+        "there is no run folder 'plain.safetensors'.",
+    ),
     # Fetching
     Row(
         "nothing to fetch",
@@ -1025,6 +1107,7 @@ def make_bad_things(folder: Path, digits: Path) -> None:
     _make_picture_sets(folder)
     _make_runs(folder)
     _make_weights(folder)
+    _make_exported(folder)
     _make_pictures(folder)
 
 
@@ -1168,6 +1251,22 @@ def _make_weights(folder: Path) -> None:
     torch.save(state | {"fc3.bias": state["fc3.bias"].to_sparse()}, folder / "sparse.pth")
     torch.save({"epoch": 3, "state_dict": state}, folder / "checkpoint.pth")
     torch.save(state | {"fc3.bias": torch.full((10,), float("nan"))}, folder / "nan.pth")
+
+
+def _make_exported(folder: Path) -> None:
+    (folder / "note.onnx").write_text("not a graph")
+    weights = onnx.numpy_helper.from_array(np.zeros((2, 2), np.float32), "weights")
+    for name in ("others", "outside"):
+        graph = onnx.helper.make_graph([], name, [], [], initializer=[weights])
+        model = onnx.helper.make_model(graph)
+        if name == "outside":
+            onnx.helper.set_model_props(model, {"schema": "1"})
+            onnx.external_data_helper.set_external_data(
+                model.graph.initializer[0], "../digits/train-images-idx3-ubyte"
+            )
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+    state = torch.load(folder / "run" / "lenet5_digits.pth", weights_only=True)
+    safetensors.torch.save_file(state, folder / "plain.safetensors")
 
 
 def _make_pictures(folder: Path) -> None:

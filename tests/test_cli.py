@@ -54,7 +54,7 @@ def test_help_lists_the_commands_in_the_order_of_use_and_ends_with_examples(caps
     used = ["recipes", "train", "resume", "evaluate", "report", "predict", "scan", "fetch"]
     assert [name for name in named if name in used] == used
     tried = re.findall(r"^  heptad (\S+)", examples, re.MULTILINE)
-    assert len(tried) == 5
+    assert len(tried) == 6
     assert set(tried) <= set(named)
     # The examples are for all commands together, not for each of them.
     assert main(["recipes", "--help"]) == 0
@@ -278,7 +278,7 @@ def test_a_read_only_place_is_found_before_the_first_batch(train, workplace):
 
 
 def test_a_bug_keeps_its_traceback_and_exits_with_1(monkeypatch, capsys):
-    monkeypatch.setattr("heptad.cli.commands.load_recipe", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("heptad.cli.commands.train.load_recipe", lambda *_, **__: 1 / 0)
     assert main(["train", "lenet5", "--json"]) == 1
     said = capsys.readouterr()
     assert "ZeroDivisionError" in said.err

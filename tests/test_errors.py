@@ -25,8 +25,9 @@ def bad_things(digits, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_network_and_no_extra(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    # As if it were not installed.
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    # As if they were not installed.
+    for package in ("tensorboard", "uvicorn", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 def as_in_the_docs(message):

@@ -20,7 +20,7 @@ SOURCE = Path(heptad.__file__).parent
 # Lowest first; a module imports only from groups before its own, or from its own package. The
 # modules of a group do not import one another.
 ORDER = [
-    ["errors", "text"],
+    ["errors", "text", "palette"],
     ["randomness", "files", "distributed", "schedules"],
     ["recipe"],
     ["recipes"],
@@ -40,7 +40,17 @@ ORDER = [
     ["checkpoints"],
     ["cycle"],
     ["classifier", "interactive"],
-    ["reports", "doctor", "fetching", "verifying", "resume_proof", "scanning"],
+    ["loaded_run"],
+    [
+        "reports",
+        "exporting",
+        "serving",
+        "doctor",
+        "fetching",
+        "verifying",
+        "resume_proof",
+        "scanning",
+    ],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heptad.architectures import ARCHITECTURES, Architecture
-    from heptad.classifier import Classifier, Prediction, load_run
+    from heptad.classifier import Classifier, Prediction
     from heptad.cycle import epochs, prepare, progress, run, steps
     from heptad.cycle_state import Cycle
     from heptad.datasets.catalog import CATALOG, CatalogEntry
     from heptad.errors import HeptadError
+    from heptad.exporting.export import Exported, export
+    from heptad.exporting.loading import load_model
     from heptad.interactive import train
+    from heptad.loaded_run import LoadedRun, load_run
     from heptad.recipe import Recipe, RunOptions
     from heptad.recipes import RECIPES, ShippedRecipe, load_recipe
     from heptad.records import EpochReport, Position, Run, Scores, StepReport
@@ -38,7 +41,9 @@ _HOMES = {
     "Comparison": "reports.comparison",
     "Cycle": "cycle_state",
     "EpochReport": "records",
+    "Exported": "exporting.export",
     "HeptadError": "errors",
+    "LoadedRun": "loaded_run",
     "Position": "records",
     "Prediction": "classifier",
     "RECIPES": "recipes",
@@ -50,8 +55,10 @@ _HOMES = {
     "StepReport": "records",
     "compare": "reports.comparing",
     "epochs": "cycle",
+    "export": "exporting.export",
     "load_recipe": "recipes",
-    "load_run": "classifier",
+    "load_model": "exporting.loading",
+    "load_run": "loaded_run",
     "prepare": "cycle",
     "progress": "cycle",
     "run": "cycle",

@@ -54,6 +54,10 @@ class RunError(UnusableError):
     """A folder named as a run is none."""
 
 
+class ModelError(UnusableError):
+    """A file named as an exported model cannot be used."""
+
+
 class OutputError(UnusableError):
     """The output folder cannot be used; found before the first batch."""
 

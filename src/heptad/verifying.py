@@ -16,6 +16,8 @@ from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES
 from heptad.run_log import log_up_to
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
+# What `heptad export` leaves beside the weights.
+EXPORTED = (".onnx", ".safetensors")
 HALF_WRITTEN = "being written, or left by a process that was killed; a resume removes it"
 
 
@@ -85,6 +87,8 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
         return Finding(path.name, True, "for TensorBoard, without a hash")
     if path.name in (REPORT, CARD):
         return Finding(path.name, True, "made from the others; `heptad report` makes it anew")
+    if path.suffix in EXPORTED:
+        return Finding(path.name, True, "exported from the run; `heptad export` makes it anew")
     return Finding(path.name, True, "not a file of the run")
 
 

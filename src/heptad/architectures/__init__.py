@@ -43,6 +43,7 @@ class Architecture:
     channels: the numbers of channels it can take. image_sizes: the sides in pixels it can take.
     weights: pretrained weights by name; the first is `default`.
     splits: where it can be cut, the longest trunk first; which one serves depends on the recipe.
+    maps: submodules whose outputs [N, C, H, W] are few enough to be looked at, with their names.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Architecture:
     image_sizes: range
     weights: dict[str, WeightsFile] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
+    maps: dict[str, str] = field(default_factory=dict)
 
 
 def _vgg_trunk(num_classifier_layers: int) -> Callable[[Any], nn.Module]:
@@ -72,6 +74,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         last_layer="fc3",
         channels=(1, 3),
         image_sizes=range(32, 33),
+        maps={"conv1": "C1", "conv2": "C3"},
     ),
     "vgg16": Architecture(
         name="vgg16",

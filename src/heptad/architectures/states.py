@@ -32,12 +32,13 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, *, kind: str | None = None) -> dict[str, Tensor]:
     """Read a state dict: parameters and buffers by name, on the CPU.
 
-    Raises WeightsError if the file is no plain state dict of dense, real tensors.
+    kind: the suffix that stands for the kind of file, where its own name does not say. Raises
+    WeightsError if the file is no plain state dict of dense, real tensors.
     """
-    suffix = path.suffix.lower()
+    suffix = kind or path.suffix.lower()
     if suffix not in READERS:
         raise WeightsError(f"{path} is of no known kind; allowed: {', '.join(READERS)}.")
     try:

@@ -365,6 +365,7 @@ def show_summary(console: Console, run: Run) -> None:
     word = as_word(run.folder)
     purposes = {} if report.exists() else {f"heptad report {word}": "a page on the run"}
     purposes |= {
+        f"heptad serve {word}": "a page to try it on",
         f"heptad predict {word} IMAGE": "what it says of a picture",
         f"heptad evaluate {word}": "by class, and what is taken for what",
         f"heptad compare {word} RUN": "beside another run",

@@ -18,6 +18,7 @@ from heptad.run_folder import is_of_run
 RECIPE_FLAGS = Group("What changes the result", sort_key=2)
 OPTION_FLAGS = Group("How it is carried out", sort_key=3)
 MOST_DIGITS = 18
+MOST_PORT = 65_535
 GROUPS = {Recipe: RECIPE_FLAGS, RunOptions: OPTION_FLAGS}
 
 
@@ -85,6 +86,13 @@ def probability(name: str, text: str) -> float:
     if not 0 <= number <= 1:
         raise RecipeError(f"{name} is {text}; allowed: a number from 0 to 1.")
     return number
+
+
+def port_number(name: str, text: str) -> int:
+    """Read the number of a port, 0 for any; raises RecipeError."""
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) > MOST_PORT:
+        raise RecipeError(f"{name} is {text}; allowed: a whole number from 0 to {MOST_PORT}.")
+    return int(text)
 
 
 def output_path(

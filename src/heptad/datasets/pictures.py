@@ -11,9 +11,9 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import PIL
@@ -133,12 +133,15 @@ class Decoding:
 
     def decode(self, path: Path) -> Picture:
         """Decode a file; raises ImageError."""
-        return decode_picture(
-            path,
-            channels=self.channels,
-            max_pixels=self.max_pixels,
-            float_range=self.float_range,
-        )
+        return decode_picture(path, **self._settings)
+
+    def decode_stream(self, file: BinaryIO, *, name: str) -> Picture:
+        """Decode an open file, or bytes, which messages call `name`; raises ImageError."""
+        return decode_stream(file, name=name, **self._settings)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self)
 
     @property
     def version(self) -> str:

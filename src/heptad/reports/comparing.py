@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from heptad.classifier import find_weights
 from heptad.datasets.folder import on_one_line, some_names
 from heptad.errors import RunError, damage_in
 from heptad.files import user_path
+from heptad.loaded_run import find_weights
 from heptad.recipe import Recipe
 from heptad.reports.comparison import ComparedRun, Comparison, put_side_by_side
 from heptad.stages.saving import read_metrics, read_predictions, tested_pictures

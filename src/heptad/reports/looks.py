@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from heptad.classifier import Classifier, load_run
 from heptad.datasets.catalog import CATALOG
 from heptad.datasets.fetch import dataset_folder, is_intact
 from heptad.errors import DamagedError, DataError, HeptadError, MissingError
+from heptad.loaded_run import LoadedRun, load_run
 from heptad.records import PassReport, Run
 from heptad.reports.charts import filter_drawing
 from heptad.reports.figures import Answer, RunFigures
@@ -132,7 +132,7 @@ def _silence() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _test_images(run: Run, classifier: Classifier) -> ImageSource:
+def _test_images(run: Run, classifier: LoadedRun) -> ImageSource:
     """Open the images that the run was tested on, in the order of its answers; fetches nothing."""
     entry = CATALOG.get(run.recipe.data)
     if entry and not all(is_intact(dataset_folder(entry) / f.name, f) for f in entry.files):
@@ -156,7 +156,7 @@ def _test_images(run: Run, classifier: Classifier) -> ImageSource:
             return source
 
 
-def _refuse_others(figures: RunFigures, classifier: Classifier, source: ImageSource) -> None:
+def _refuse_others(figures: RunFigures, classifier: LoadedRun, source: ImageSource) -> None:
     """Raise DataError unless the network says of these images what it said when it was tested."""
     scores = figures.run.scores
     other = DataError(f"{figures.run.recipe.data} does not hold the images of then any more.")
@@ -211,7 +211,7 @@ def _to_cover(figures: RunFigures) -> tuple[Answer, ...]:
 
 
 def _occlude(
-    classifier: Classifier, source: ImageSource, answers: Sequence[Answer]
+    classifier: LoadedRun, source: ImageSource, answers: Sequence[Answer]
 ) -> Iterator[Occluded]:
     """Cover each image here and there, and see what becomes of its answer's probability.
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from heptad.errors import RunError, damage_in
 from heptad.files import write_bytes
+from heptad.palette import PALETTE
 from heptad.records import Run
 from heptad.reports import words
 from heptad.reports.card import model_card
@@ -243,5 +244,5 @@ def _unbroken_percent(fraction: float, digits: int = 2) -> Markup:
 
 def _render(template: str, **values: Any) -> str:
     # The style sheet is ours, as the templates are.
-    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))  # noqa: S704
+    style = Markup(PALETTE + (TEMPLATES / "report.css").read_text(encoding="utf-8"))  # noqa: S704
     return _templates().get_template(template).render(**values, style=style)
