@@ -44,7 +44,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[web]'
+	$(BIN)/python -m pip install --quiet --editable '.[web,onnx]'
 	touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
@@ -52,5 +52,5 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[bench,web]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench,web,onnx]'
 	touch $@ $(VENV)/installed

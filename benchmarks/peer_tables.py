@@ -127,9 +127,14 @@ def resnet50_table(measured: Measured) -> str:
 
 
 def _fastest_line(measured: Measured, ours: list[float]) -> str:
-    name = fastest({other: measured.seconds(other) for other in measured.others})
-    found = ratios([5 * epoch_s for epoch_s in measured.seconds(name)], ours)
-    return f"The fastest of them is {name}: 5 epochs take {with_spread(found, 1)} times as long."
+    found = {
+        name: ratios([5 * epoch_s for epoch_s in measured.seconds(name)], ours)
+        for name in measured.others
+    }
+    name = fastest(found)
+    return (
+        f"The fastest of them is {name}: 5 epochs take {with_spread(found[name], 1)} times as long."
+    )
 
 
 def _pass_line(measured: Measured) -> str:

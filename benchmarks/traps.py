@@ -17,7 +17,7 @@ import contextlib
 import copy
 import io
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,6 +38,9 @@ from heptad.records import wilson_interval
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUM_SEEDS, NUM_EPOCHS = 5, 10
+NUM_STEPS = 40
+# Of Okabe & Ito.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00")
 
 
 def images_for(size: int, count: int) -> tuple[Tensor, Tensor]:
@@ -63,52 +66,65 @@ def moved(before: Tensor, after: Tensor) -> float:
     return float((after - before).norm() / before.norm())
 
 
-def batchnorm(weights: str, num_steps: int = 40) -> list[float]:
-    """Train a frozen ResNet50 by the plain loop, and look at what must not move."""
-    torch.manual_seed(0)
-    network = resnet50()
-    network.load_state_dict(
-        {name: value.float() for name, value in read_state(Path(weights)).items()}
-    )
-    frozen(network, "fc", 2048)
-    inputs, labels = images_for(64, 64 * num_steps)
-    parameters = copy.deepcopy(dict(network.named_parameters()))
-    buffers = copy.deepcopy(dict(network.named_buffers()))
+def drift_of(network: nn.Module, inputs: Tensor, steps: Iterable[object]) -> list[float]:
+    """Take steps, and give how far the features of some images are off before and after each."""
     trunk = nn.Sequential(*list(network.children())[:-1], nn.Flatten())
 
     def features() -> Tensor:
+        modes = {module: module.training for module in network.modules()}
         with torch.inference_mode():
-            return trunk.eval()(inputs[:64])
+            found = trunk.eval()(inputs)
+        for module, mode in modes.items():
+            module.training = mode
+        return found
 
     first = features()
-    drift = [0.0]
-    optimizer = torch.optim.Adam(network.fc.parameters(), lr=0.001)
-    for step in range(num_steps):
-        network.train()
-        some = slice(64 * step, 64 * (step + 1))
-        optimizer.zero_grad()
-        cross_entropy(network(inputs[some]), labels[some]).backward()
-        optimizer.step()
-        drift.append(moved(first, features()))
+    return [0.0, *(moved(first, features()) for _ in steps)]
+
+
+def num_moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
+    return f"{sum(not torch.equal(before[n], after[n]) for n in after)} of {len(after)}"
+
+
+def batchnorm(weights: str) -> dict[str, list[float]]:
+    """Train a frozen ResNet50 by the plain loop and by Heptad; look at what must not move."""
+    torch.manual_seed(0)
+    network = resnet50()
+    state = read_state(Path(weights))
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    frozen(network, "fc", 2048)
+    inputs, labels = images_for(64, 64 * NUM_STEPS)
     others = {n: p for n, p in network.named_parameters() if not n.startswith("fc.")}
-    num_changed = sum(not torch.equal(parameters[name], value) for name, value in others.items())
-    num_moved = sum(
-        not torch.equal(buffers[name], value) for name, value in network.named_buffers()
-    )
-    print("BatchNorm: a frozen ResNet50 after a plain loop of", num_steps, "steps, batches of 64")
-    print(f"  parameters outside of fc that moved     {num_changed} of {len(others)}")
-    print(f"  buffers that moved                      {num_moved} of {len(buffers)}")
-    for step in (1, 10, num_steps):
-        print(f"  features of the same images, {step:2} steps   {drift[step]:.1%} off")
+    before = copy.deepcopy((others, dict(network.named_buffers())))
+    optimizer = torch.optim.Adam(network.fc.parameters(), lr=0.001)
+
+    def plain_loop() -> Iterator[int]:
+        for step in range(NUM_STEPS):
+            network.train()
+            some = slice(64 * step, 64 * (step + 1))
+            optimizer.zero_grad()
+            cross_entropy(network(inputs[some]), labels[some]).backward()
+            optimizer.step()
+            yield step
+
+    drift = drift_of(network, inputs[:64], plain_loop())
     # The plain loop's own arithmetic, the trunk in every step.
-    recipe = heptad.load_recipe("resnet50", weights=weights, limit=64 * num_steps, epochs=1)
+    recipe = heptad.load_recipe("resnet50", weights=weights, limit=64 * NUM_STEPS, epochs=1)
     cycle = heptad.prepare(recipe, RunOptions(trunk="off"))
-    start = copy.deepcopy(dict(cycle.whole.network.named_buffers()))
-    for _ in heptad.steps(cycle, heptad.Position(1)):
-        pass
-    ours = sum(not torch.equal(start[n], b) for n, b in cycle.whole.network.named_buffers())
-    print(f"  buffers that moved in Heptad            {ours} of {len(start)}")
-    return drift
+    ours = cycle.whole.network
+    start = copy.deepcopy(dict(ours.named_buffers()))
+    held = drift_of(ours, inputs[:64], heptad.steps(cycle, heptad.Position(1)))
+    print(f"BatchNorm: a frozen ResNet50 after a plain loop of {NUM_STEPS} steps, batches of 64")
+    print(f"  parameters outside of fc that moved     {num_moved(before[0], others)}")
+    buffers = dict(network.named_buffers())
+    print(f"  buffers that moved                      {num_moved(before[1], buffers)}")
+    for step in (1, 10, NUM_STEPS):
+        print(f"  features of the same images, {step:2} steps   {drift[step]:.1%} off")
+    print(
+        f"  buffers that moved in Heptad            {num_moved(start, dict(ours.named_buffers()))}"
+    )
+    print(f"  features in Heptad, {NUM_STEPS} steps            {max(held):.1%} off")
+    return {"plain loop: model.train()": drift, "Heptad": held}
 
 
 def dropout(_: str, num_passes: int = 200) -> None:
@@ -157,45 +173,55 @@ def selection(_: str) -> list[list[float]]:
     return curves
 
 
-def resizing(_: str) -> None:
+def resizing(_: str) -> dict[str, np.ndarray]:
     """Make a picture of many digits small, with and without antialiasing."""
-    images, _ = first_digits(64, 0)["train"]
+    images, _labels = first_digits(64, 0)["train"]
     sheet = images.reshape(8, 8, 28, 28).transpose(0, 2, 1, 3).reshape(224, 224)
     pillow = Image.fromarray(sheet).resize((64, 64), Image.Resampling.BILINEAR)
-    expected = torch.from_numpy(np.asarray(pillow).copy()).double()
+    pictures = {"64 digits, 224 pixels": sheet, "Pillow, 64 pixels": np.asarray(pillow)}
     pixels = torch.from_numpy(sheet)[None, None]
     print("Resizing: 224 to 64 pixels, against Pillow, which torchvision's recipes use")
     for name, antialias in (("tensors, antialias=False", False), ("tensors, antialias=True", True)):
         small = interpolate(pixels, size=(64, 64), mode="bilinear", antialias=antialias)[0, 0]
-        off = (small.double() - expected).abs()
-        share = (off > 0).double().mean()
-        print(f"  {name:38}  {share:.0%} of pixels differ, by up to {off.max():.0f}")
+        off = np.abs(small.numpy().astype(float) - np.asarray(pillow))
+        print(f"  {name:38}  {(off > 0).mean():.0%} of pixels differ, by up to {off.max():.0f}")
+        pictures.setdefault("a tensor's default, 64 pixels", small.numpy())
+    return pictures
 
 
-def chart_of_drift(drift: list[float]) -> None:
+def chart_of_drift(drifts: dict[str, list[float]]) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    axes.plot([100 * value for value in drift], color="#d55e00", label="plain loop: model.train()")
-    axes.axhline(0, color="#0072b2", label="statistics held (Heptad)")
-    axes.set(xlabel="training step", ylabel="change of the features, %")
-    axes.set_title("A frozen ResNet50 whose features move", loc="left")
+    for (name, drift), colour in zip(drifts.items(), ("#d55e00", "#0072b2"), strict=True):
+        axes.plot([100 * value for value in drift], color=colour, label=name)
+    axes.set(xlabel="training step", ylabel="change of the features,\n% of their length")
+    axes.set_title("A frozen ResNet50 whose features move, and one whose do not", loc="left")
     axes.legend(frameon=False)
     _save(figure, "science_batchnorm.png")
 
 
 def chart_of_seeds(curves: list[list[float]]) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     epochs = range(1, NUM_EPOCHS + 1)
-    for curve in curves:
-        axes.plot(epochs, curve, color="#56b4e9", linewidth=1)
+    for seed, (curve, colour) in enumerate(zip(curves, COLOURS, strict=True)):
+        axes.plot(epochs, curve, color=colour, linewidth=1.2, label=f"seed {seed}")
         best = max(curve)
-        axes.plot(curve.index(best) + 1, best, "o", color="#d55e00")
-        axes.plot(NUM_EPOCHS, curve[-1], "o", color="#0072b2")
-    axes.plot([], [], "o", color="#d55e00", label="best epoch, chosen by the test images")
-    axes.plot([], [], "o", color="#0072b2", label="last epoch")
+        axes.plot(curve.index(best) + 1, best, "o", color=colour, markerfacecolor="white")
+        axes.plot(NUM_EPOCHS, curve[-1], "o", color=colour)
+    axes.plot([], [], "o", color="#555", markerfacecolor="white", label="best by the test")
+    axes.plot([], [], "o", color="#555", label="last epoch")
     axes.set(xlabel="epoch", ylabel="test accuracy, %")
     axes.set_title("One recipe, five seeds", loc="left")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", ncols=2)
     _save(figure, "science_selection.png")
+
+
+def chart_of_sizes(pictures: dict[str, np.ndarray]) -> None:
+    figure, all_axes = plt.subplots(1, len(pictures), figsize=(6.4, 2.4), layout="constrained")
+    for axes, (name, pixels) in zip(all_axes, pictures.items(), strict=True):
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(name, fontsize=9)
+        axes.set_axis_off()
+    _save(figure, "science_resizing.png")
 
 
 def _save(figure: plt.Figure, name: str) -> None:
@@ -205,7 +231,11 @@ def _save(figure: plt.Figure, name: str) -> None:
     plt.close(figure)
 
 
-CHARTS: dict[str, Callable] = {"batchnorm": chart_of_drift, "selection": chart_of_seeds}
+CHARTS: dict[str, Callable] = {
+    "batchnorm": chart_of_drift,
+    "resizing": chart_of_sizes,
+    "selection": chart_of_seeds,
+}
 TRAPS: dict[str, Callable] = {
     "batchnorm": batchnorm,
     "dropout": dropout,

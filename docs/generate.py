@@ -53,7 +53,7 @@ EXIT_CODES = """\
 | 4 | a loss or an answer is not finite |
 | 5 | something that Heptad wrote is damaged |
 | 6 | something needed is not here and could not be had |
-| 130 | stopped by Ctrl-C |
+| 129, 130, 143 | stopped by SIGHUP, by Ctrl-C (SIGINT), by SIGTERM |
 """
 
 
@@ -116,30 +116,34 @@ def recipes_page() -> str:
         " is `--batch-size`), a line of a `.toml` or `.json` file, and a keyword of"
         " `heptad.load_recipe`.\n",
         "## What changes the result\n",
-        *_settings(Recipe, tuple(RECIPES)),
+        *_settings(Recipe, {name: shipped.recipe for name, shipped in RECIPES.items()}),
         "\n## How a run is carried out\n",
         "Flags of `heptad train`, and keywords of `heptad.RunOptions`; none of them changes the"
         " result, but for the last bits.\n",
-        *_settings(RunOptions, ()),
+        *_settings(RunOptions, {"default": RunOptions()}),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _settings(settings: type[Settings], recipes: tuple[str, ...]) -> list[str]:
+def _settings(settings: type[Settings], examples: dict[str, Settings]) -> list[str]:
     lines = [
-        " | ".join(["| setting", "what it is", "allowed", *map("`{}`".format, recipes)]) + " |",
-        "|---" * (3 + len(recipes)) + "|",
+        " | ".join(["| setting", "what it is", "allowed", *examples]) + " |",
+        "|---" * (3 + len(examples)) + "|",
     ]
     for name, field in settings.model_fields.items():
         allowed = "a switch" if settings.is_switch(name) else settings.allowed(name)
-        values = (_shown(getattr(RECIPES[recipe].recipe, name)) for recipe in recipes)
+        values = (_shown(getattr(example, name)) for example in examples.values())
         cells = (f"`{name}`", str(field.description), allowed, *values)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
 
 
 def _shown(value: object) -> str:
-    return {None: "", True: "on", False: ""}.get(value, f"{value}")  # type: ignore[call-overload]
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value}"
 
 
 def readme() -> str:

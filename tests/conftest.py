@@ -29,9 +29,10 @@ NAMES = {
 
 
 def pytest_configure() -> None:
-    # A shell leaves Ctrl-C ignored in what it starts in the background, and so in all that this
-    # starts; some tests press it.
+    # A shell leaves Ctrl-C ignored in what it starts in the background, nohup a closed terminal,
+    # and so it is in all that this starts; some tests do both.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,6 +98,16 @@ def pictures(mnist, tmp_path_factory) -> Path:
     images, labels = mnist["train"]
     folder = tmp_path_factory.mktemp("data") / "pictures"
     return write_pictures(folder, images[:200, 0], labels[:200])
+
+
+@pytest.fixture(scope="session")
+def digit_files(mnist, tmp_path_factory) -> list[Path]:
+    """The first twenty test digits of MNIST as PNG files."""
+    folder = tmp_path_factory.mktemp("digits")
+    paths = [folder / f"{number}.png" for number in range(20)]
+    for image, path in zip(mnist["test"][0][:, 0], paths, strict=False):
+        Image.fromarray(image).save(path)
+    return paths
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import signal
 import socket
@@ -119,6 +120,7 @@ def test_the_page_itself_may_ask_by_either_name(served, name, digit):
     assert served.answer(png_of(digit), Host=host, Origin=f"http://{host}")[0] == 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 def test_nobody_else_can_connect(served):
     """It listens at 127.0.0.1 alone; even the next address of the same machine is closed."""
     with pytest.raises(ConnectionRefusedError):
@@ -126,6 +128,25 @@ def test_nobody_else_can_connect(served):
 
 
 # What may be sent
+
+
+def many_frames(number: int) -> bytes:
+    """A TIFF of so many frames of one white pixel, each directory pointing to the next."""
+    # Width, height, bits, compression, white is 1, place of the pixel, its rows and its bytes.
+    tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 278: 1, 279: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    size = 2 + len(entries) + 4
+    nexts = [10 + size * k for k in range(1, number)] + [0]
+    directories = (struct.pack("<H", len(tags)) + entries + struct.pack("<I", n) for n in nexts)
+    return struct.pack("<2sHI", b"II", 42, 10) + b"\xff\0" + b"".join(directories)
+
+
+def test_a_picture_of_many_frames_takes_no_longer(served):
+    """Counting them all took Pillow the square of their number, minutes for what is allowed."""
+    started_at = time.monotonic()
+    status, said = served.answer(many_frames(50_000), "no", Content_Type="image/tiff")
+    assert (status, len(said["classes"])) == (200, 10)
+    assert time.monotonic() - started_at < 5
 
 
 def bomb() -> bytes:
@@ -304,6 +325,36 @@ def test_a_signal_ends_it_cleanly_and_frees_the_port(small, number, code):
             listener.bind(("127.0.0.1", port))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_while_it_is_busy(small, digit, number, code):
+    """With pages asked for all the time, and a picture half sent: once it lived on after SIGHUP."""
+    with serving_page(small) as served, served.connected() as half_sent:
+        half_sent.sendall(
+            b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 1000\r\n\r\nbegun"
+        )
+        is_over = threading.Event()
+
+        def ask() -> None:
+            while not is_over.is_set():
+                try:
+                    served.answer(png_of(digit))
+                except (OSError, ValueError, http.client.HTTPException):
+                    continue
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        ended, _, err = served.stop(number)
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    name = signal.Signals(number).name
+    assert (ended, err) == (code, f"error: stopped by {name}: the page is no longer served.\n")
+
+
 def test_a_port_in_use_is_said(served, small, capsys):
     assert main(["serve", str(small), "--port", str(served.port)]) == 2
     said = capsys.readouterr().err
@@ -316,6 +367,8 @@ def test_with_json_its_address_is_one_document(small):
     with serving_page(small, "--json") as served:
         assert served.ask("GET", "/")[0] == 200
         assert served.url.startswith("http://127.0.0.1:")
+        code, out, _ = served.stop(signal.SIGTERM)
+    assert (code, out.strip().strip("}").strip()) == (143, "")
 
 
 @pytest.mark.slow
@@ -331,4 +384,4 @@ def test_an_exported_file_is_served_too(small, tmp_path, name, digit):
 def test_without_the_extra_one_is_told_what_to_install(small, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(small)]) == 6
-    assert "pip install 'heptad[web]'" in capsys.readouterr().err
+    assert "pip install starlette uvicorn" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heptad.datasets import digit_pictures
 from heptad.datasets.pictures import Decoding, resize_picture
-from heptad.errors import ImageError, NotFiniteError, RecipeError
+from heptad.errors import ImageError, NoDigitError, NotFiniteError, RecipeError
 from heptad.recipe import Recipe
 from heptad.stages.data import Transform
 
@@ -152,7 +152,7 @@ class Classifier:
             return Fed(resize_picture(pixels, size))
         digit = digit_pictures.as_digit(pixels)
         if digit is None:
-            raise ImageError(
+            raise NoDigitError(
                 f"{name} shows no digit: nothing in it stands out clearly from its ground.",
                 hint="with as_digit = no a picture is classified as it is",
             )

@@ -50,6 +50,10 @@ class ImageError(UnusableError):
     """A file named as an image is none that we read."""
 
 
+class NoDigitError(ImageError):
+    """A picture that should show a digit shows none."""
+
+
 class RunError(UnusableError):
     """A folder named as a run is none."""
 
@@ -101,7 +105,14 @@ def damage_in(path: object) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: {error.message}") from error
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise DamagedError(f"{path} is damaged: {error}.") from error
 
 

@@ -30,7 +30,7 @@ def check_tensorboard() -> None:
     except ImportError as error:
         raise MissingError(
             "tensorboard is asked for, but the package of that name is not installed.",
-            hint=f"pip install 'heptad[tensorboard]' ({error})",
+            hint=f"pip install tensorboard ({error})",
         ) from error
 
 

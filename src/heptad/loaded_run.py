@@ -142,7 +142,12 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
     )
     if not fits:
         raise ValueError("its transform does not fit its recipe")
-    return recipe, transform, tuple(map(str, document["classes"]))
+    classes = document["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are no list of names")
+    if len(set(classes)) < max(1, len(classes)):
+        raise ValueError("its classes are none, or a name is there twice")
+    return recipe, transform, tuple(classes)
 
 
 def network_with(
@@ -150,7 +155,7 @@ def network_with(
 ) -> nn.Module:
     """Build the recipe's network around the tensors that were read from `path`.
 
-    Raises WeightsError if names or shapes differ from the network's.
+    Raises WeightsError if names or shapes differ from the network's, ValueError if types do.
     """
     architecture = find_architecture(
         recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
@@ -158,6 +163,10 @@ def network_with(
     with torch.device("meta"):
         network = architecture.build(recipe.channels, num_classes)
     refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
+    for name, value in network.state_dict().items():
+        expected = getattr(torch, recipe.precision) if value.is_floating_point() else value.dtype
+        if state[name].dtype != expected:
+            raise ValueError(f"{name} holds {state[name].dtype}, not {expected}")
     network.load_state_dict(state, strict=True, assign=True)
     return network
 

@@ -383,7 +383,7 @@ class RunOptions(Settings):
     tensorboard: bool = Field(
         False,
         description="Write losses and accuracies as events for TensorBoard into the run folder too"
-        " (needs the extra: pip install 'heptad[tensorboard]').",
+        " (needs: pip install tensorboard).",
     )
 
     @field_serializer("memory", "cache_size")
@@ -450,4 +450,6 @@ def _allowed(schema: dict[str, Any]) -> str:
         bounds.append(f"above {schema['exclusiveMinimum']:g}")
     if "maximum" in schema:
         bounds.append(f"at most {schema['maximum']}")
+    if "exclusiveMaximum" in schema:
+        bounds.append(f"below {schema['exclusiveMaximum']:g}")
     return ", ".join([kind, *bounds])

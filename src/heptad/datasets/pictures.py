@@ -46,6 +46,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Numbers of which it cannot be known which is black and which white, by Pillow's modes.
 UNKNOWN_WHITE = {"I": "signed or 32-bit whole", "F": "floating-point"}
 IMAGES_AT_A_TIME = 1000
+MOST_FRAMES = 100
 # What can be found under a name that is no regular file.
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -205,9 +206,10 @@ def decode_stream(
     with _refusals(file, name, notes, max_pixels=max_pixels):
         picture = Image.open(file, formats=tuple(FORMATS))
         _refuse_by_header(picture, name, max_pixels=max_pixels, float_range=float_range)
-        num_frames = getattr(picture, "n_frames", 1)
+        num_frames = _num_frames(picture)
         if num_frames > 1:
-            notes.append(f"first of {num_frames} frames")
+            more = " or more" if num_frames == MOST_FRAMES else ""
+            notes.append(f"first of {num_frames} frames{more}")
         mode = layout_of(picture).rstrip("BLN") if is_deep(picture) else picture.mode
         size = picture.size
         # Pillow gives the size of these as it is once they are turned.
@@ -217,6 +219,25 @@ def decode_stream(
         image = _on_white(image, notes)
         pixels = _planes(image.convert({1: "L", 3: "RGB"}[channels]))
     return Picture(pixels, mode, picture.format or "", size, tuple(notes))
+
+
+def _num_frames(picture: ImageFile.ImageFile) -> int:
+    """Count a file's frames, those of a TIFF up to MOST_FRAMES.
+
+    Pillow counts in the square of their number there, which can be made to take minutes.
+    """
+    if not isinstance(picture, TiffImageFile):
+        return int(getattr(picture, "n_frames", 1))
+    number = 1
+    try:
+        while number < MOST_FRAMES:
+            picture.seek(number)
+            number += 1
+    except EOFError:
+        pass
+    finally:
+        picture.seek(0)
+    return number
 
 
 @contextmanager

@@ -18,9 +18,14 @@ from heptad.loaded_run import LoadedRun, read_description
 from heptad.recipe import Recipe
 from heptad.stages.data import Transform
 from heptad.stages.saving import package_versions
+from heptad.text import one_line
 
 # Of the document; a file of another one is not read.
 SCHEMA = 1
+# Names the SHA-256 of what each format holds beside the texts.
+DIGEST = "sha256"
+# Of a text that is not as it should be, in a message.
+MOST_SHOWN = 60
 SCORES = ("test_accuracy", "test_accuracy_interval", "test_images", "test_loss")
 NOT_OURS = "a file that `heptad export` wrote carries its classes and its transform"
 
@@ -57,6 +62,15 @@ def _without_folders(recipe: Recipe) -> Recipe:
     return recipe.changed(data=data, weights=Path(recipe.weights).name)
 
 
+def check_digest(path: Path, texts: Mapping[str, str], found: str) -> None:
+    """Raise DamagedError unless a file holds what it held when it was written."""
+    if texts.get(DIGEST) != json.dumps(found):
+        raise DamagedError(
+            f"{path} is damaged: what it holds is not what was written.",
+            hint="`heptad export` writes it anew",
+        )
+
+
 def read_described(path: Path, texts: Mapping[str, str]) -> Description:
     """Read what `describe` wrote into the file at `path`.
 
@@ -66,7 +80,8 @@ def read_described(path: Path, texts: Mapping[str, str]) -> Description:
         raise ModelError(f"{path} was not exported by Heptad.", hint=NOT_OURS)
     if texts["schema"] != json.dumps(SCHEMA):
         raise DamagedError(
-            f"{path} has schema {texts['schema']}; this version of Heptad reads {SCHEMA}.",
+            f"{path} has schema {one_line(texts['schema'])[:MOST_SHOWN]}; this version of Heptad"
+            f" reads {SCHEMA}.",
             hint="a newer version may have written it",
         )
     with damage_in(path):

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heptad.errors import OutputError, RecipeError, SaveError, unknown
+from heptad.classifier import Classifier
+from heptad.errors import OutputError, RecipeError, SaveError, UnusableError, unknown
 from heptad.exporting.document import describe
-from heptad.exporting.loading import FORMATS
+from heptad.exporting.loading import FORMATS, Format
 from heptad.files import sha256_of, user_path, writing
 from heptad.loaded_run import LoadedRun, find_weights, load_run
 from heptad.records import PassReport
+from heptad.run_folder import is_of_run
 from heptad.stages.data import ImageSource
 from heptad.stages.saving import TRAINED_PART
 
@@ -75,9 +77,10 @@ def exporting(
 
     format_name: one of `FORMATS`. path: the file, in the run's folder under the name of its weights
     unless it is given. data: test images to compare on other than the run's own. num_images: how
-    many of them, at least 10, or all. Yields reports of the work, last what was exported. Raises
-    OutputError for a path of another suffix, SaveError if the answers differ by more than
-    TOLERANCE of the largest logit, or in a class; nothing is left then, and an earlier file stays.
+    many of them, at least 10, spread over all; where there are fewer, they come again. Yields
+    reports of the work, last what was exported. Raises OutputError for a path of another suffix or
+    of a file of a run, SaveError if the answers differ by more than TOLERANCE of the largest logit,
+    or in a class; nothing is left then, and an earlier file stays.
     """
     if format_name not in FORMATS:
         raise RecipeError(unknown("format", format_name, FORMATS))
@@ -85,19 +88,34 @@ def exporting(
         raise RecipeError(f"images is {num_images}; allowed: at least {sum(BATCH_SIZES)}.")
     kind = FORMATS[format_name]
     target = user_path(path) if path else default_path(run, kind.suffix)
-    if target.suffix.lower() != kind.suffix:
-        raise OutputError(f"the file is {target}; allowed: a name ending in {kind.suffix}.")
+    if target.suffix.lower() != kind.suffix or is_of_run(target):
+        raise OutputError(
+            f"the file is {target}; allowed: a name ending in {kind.suffix}, of no file of a run."
+        )
     source = yield from run.opening(data, memory=0)
     with writing(target) as file:
         file.write(kind.content_of(run, describe(run)))
         file.flush()
         written = Path(file.name)
-        again = kind.load(written, device="cpu", threads=None)
-        num_compared = min(num_images, len(source.labels))
-        answers = yield from _answers((run.model, again.model), source, num_compared)
+        again = _read_back(kind, written, run)
+        answers = yield from _answers((run.model, again.model), source, num_images)
         difference = _refuse_differences(format_name, *answers)
         num_bytes, digest = written.stat().st_size, sha256_of(written)
+    num_compared = min(num_images, len(source.labels))
     yield Exported(target, format_name, num_bytes, digest, num_compared, difference)
+
+
+def _read_back(kind: Format, written: Path, run: LoadedRun) -> Classifier:
+    """Load what was written; raises SaveError if it is not what was to be written."""
+    try:
+        again = kind.load(written, device="cpu", threads=None)
+    except UnusableError as error:
+        raise SaveError(
+            "the file cannot be read back, and was not kept.", hint=str(error)
+        ) from error
+    if (again.transform, again.classes) != (run.transform, run.classes):
+        raise SaveError("the file came back with other classes or another transform than it had.")
+    return again
 
 
 def default_path(run: LoadedRun, suffix: str) -> Path:
@@ -110,9 +128,12 @@ def default_path(run: LoadedRun, suffix: str) -> Path:
 def _answers(
     models: Sequence[Callable[[Tensor], Tensor]], source: ImageSource, num_images: int
 ) -> Generator[PassReport, None, list[Tensor]]:
-    """Give each model's logits [M, K] for the first M images of a source."""
+    """Give each model's logits [M, K] for M images of a source."""
     started_at = perf_counter()
-    places = torch.arange(num_images)
+    # Spread over all, since images may be in the order of their classes.
+    num_there = len(source.labels)
+    num_different = min(num_images, num_there)
+    places = torch.arange(num_images) % num_different * num_there // num_different
     logits: list[list[Tensor]] = [[] for _ in models]
     sizes = cycle(BATCH_SIZES)
     num_done = 0

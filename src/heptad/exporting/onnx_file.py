@@ -6,10 +6,13 @@ are within the file: one that points to others is not read.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,27 +22,32 @@ from torch import Tensor
 
 from heptad.classifier import Classifier
 from heptad.errors import DeviceError, MissingError, ModelError
-from heptad.exporting.document import Description, read_described
+from heptad.exporting.document import DIGEST, Description, check_digest, read_described
 from heptad.loaded_run import LoadedRun
+from heptad.text import one_line
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "images", "logits"
 # Of the operators; what torch 2.14's exporter writes and onnxruntime has read since 1.14.
 OPSET = 18
-# ONNX Runtime's own: of what it says, only errors, which it raises too.
-ONLY_ERRORS = 3
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# ONNX Runtime would print names out of the file, escape sequences and all; what it raises says the
+# same.
+NOTHING_BUT_FATAL = 4
+TYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
+MOST_SAID = 200
 
 
 def content_of(run: LoadedRun, texts: Mapping[str, str]) -> bytes:
     """Give the content of the file: graph, weights, and the texts; raises MissingError."""
-    _extra("onnxscript")
-    network = run.model.network
+    for package in PACKAGES:
+        _extra(package)
     transform = run.transform
     size = (2, transform.channels, transform.image_size, transform.image_size)
     example = torch.zeros(size, dtype=getattr(torch, run.recipe.precision), device=run.device)
     with _silence():
         program = torch.onnx.export(
-            network,
+            run.model.network,
             (example,),
             dynamo=True,
             external_data=False,
@@ -51,16 +59,29 @@ def content_of(run: LoadedRun, texts: Mapping[str, str]) -> bytes:
         )
         assert program is not None
         model = program.model_proto
-    model.producer_name, model.producer_version = "heptad", _plain(texts["heptad"])
+    _forget_origins(model.graph)
+    model.producer_name, model.producer_version = "heptad", json.loads(texts["heptad"])
     model.doc_string = _how_to_use(run)
-    for name, text in texts.items():
+    for name, text in {**texts, DIGEST: json.dumps(_digest(model))}.items():
         model.metadata_props.add(key=name, value=text)
     content: bytes = model.SerializeToString()
     return content
 
 
-def _plain(text: str) -> str:
-    return text.strip('"')
+def _forget_origins(graph: Any) -> None:
+    """Remove what the exporter notes of each node: lines of source, and the folders of these."""
+    graph.doc_string = ""
+    for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del each.metadata_props[:]
+        each.doc_string = ""
+
+
+def _digest(model: Any) -> str:
+    """Hash the graph and its weights: SHA-256."""
+    digest = hashlib.sha256()
+    for part in (*model.graph.node, *model.graph.initializer):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 def _how_to_use(run: LoadedRun) -> str:
@@ -96,11 +117,11 @@ def _extra(name: str) -> ModuleType:
         # onnxscript warns of Python's own plans as it is imported.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return __import__(name)
+            return import_module(name)
     except ImportError as error:
         raise MissingError(
             f"ONNX files need the package {name}, which is not installed.",
-            hint=f"pip install 'heptad[onnx]' ({error})",
+            hint=f"pip install {' '.join(PACKAGES)} ({error})",
         ) from error
 
 
@@ -125,9 +146,9 @@ def load(path: Path, *, device: str, threads: int | None) -> Classifier:
 
 
 def _texts(path: Path, content: bytes) -> dict[str, str]:
-    """Read the texts of a file, and refuse one whose weights lie elsewhere.
+    """Read the texts of a file whose weights are all within it and as they were written.
 
-    Such a file names others on this machine, and has been made to name any:
+    Weights elsewhere are given by the name of a file, which has been made to be any on the machine:
     CVE-2026-27489, CVE-2026-34445.
     """
     onnx = _extra("onnx")
@@ -136,27 +157,28 @@ def _texts(path: Path, content: bytes) -> dict[str, str]:
     # Protobuf's own error, and whatever else a damaged file makes it raise.
     except Exception as error:
         raise ModelError(f"{path} cannot be read as ONNX: it is damaged, or none.") from error
-    graphs = [model.graph, *model.functions]
-    if any(map(onnx.external_data_helper.uses_external_data, _tensors(graphs))):
+    if _points_elsewhere(model):
         raise ModelError(
             f"{path} keeps weights in other files, which are not read.",
             hint="`heptad export` writes all of them into the one file",
         )
-    return {each.key: each.value for each in model.metadata_props}
+    texts = {each.key: each.value for each in model.metadata_props}
+    if DIGEST in texts:
+        check_digest(path, texts, _digest(model))
+    return texts
 
 
-def _tensors(graphs: list[Any]) -> Iterator[Any]:
-    """Give every tensor in some graphs and those within them."""
-    for graph in graphs:
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                    yield from (sparse.values, sparse.indices)
-                yield from _tensors([attribute.g, *attribute.graphs])
+def _points_elsewhere(message: Any) -> bool:
+    """Tell whether a tensor anywhere in a message of ONNX, however deep, names another file."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        return bool(message.external_data or message.data_location)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        values = [value] if hasattr(value, "ListFields") else value
+        if any(map(_points_elsewhere, values)):
+            return True
+    return False
 
 
 def _computing(
@@ -166,23 +188,33 @@ def _computing(
     runtime = _extra("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = ONLY_ERRORS
+    options.log_severity_level = NOTHING_BUT_FATAL
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        said = str(error).splitlines()[0]
-        raise ModelError(f"{path} cannot be computed by ONNX Runtime: {said}") from error
-    transform = described.transform
+        raise _not_computed(path, error) from error
+    transform, num_classes = described.transform, len(described.classes)
+    kind = TYPES[described.recipe.precision]
     expected = {
-        INPUT: [transform.channels, transform.image_size, transform.image_size],
-        OUTPUT: [len(described.classes)],
+        INPUT: (kind, [transform.channels, transform.image_size, transform.image_size]),
+        OUTPUT: (kind, [num_classes]),
     }
-    found = {each.name: each.shape[1:] for each in (*session.get_inputs(), *session.get_outputs())}
-    if found != expected:
-        raise ModelError(f"{path} takes and gives {found}, but by its description {expected}.")
+    ends = (*session.get_inputs(), *session.get_outputs())
+    if {each.name: (each.type, each.shape[1:]) for each in ends} != expected:
+        raise ModelError(f"{path} takes and gives something else than its description says.")
 
     def compute(inputs: Tensor) -> Tensor:
-        [logits] = session.run([OUTPUT], {INPUT: inputs.contiguous().numpy()})
+        try:
+            [logits] = session.run([OUTPUT], {INPUT: inputs.contiguous().numpy()})
+        except Exception as error:
+            raise _not_computed(path, error) from error
+        if logits.shape != (len(inputs), num_classes):
+            raise ModelError(f"{path} gave another number of answers than was asked for.")
         return torch.from_numpy(logits)
 
     return compute
+
+
+def _not_computed(path: Path, error: Exception) -> ModelError:
+    said = one_line(str(error))[:MOST_SAID]
+    return ModelError(f"{path} cannot be computed by ONNX Runtime: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from heptad.architectures.states import read_state, refuse_not_finite
 from heptad.classifier import Classifier
 from heptad.errors import WeightsError, damage_in
-from heptad.exporting.document import read_described
+from heptad.exporting.document import DIGEST, check_digest, read_described
+from heptad.files import digest_of
 from heptad.loaded_run import LoadedRun, network_with
 from heptad.stages.device import pick_device
-from heptad.stages.model import Model
+from heptad.stages.model import Model, digests_of
 
 SUFFIX = ".safetensors"
 
@@ -26,8 +28,9 @@ def content_of(run: LoadedRun, texts: Mapping[str, str]) -> bytes:
         name: value.detach().cpu().contiguous()
         for name, value in run.model.network.state_dict().items()
     }
+    digest = json.dumps(digest_of(digests_of(state)))
     # The entry that other libraries look for before they take the tensors for PyTorch's.
-    return safetensors.torch.save(state, metadata={"format": "pt", **texts})
+    return safetensors.torch.save(state, metadata={"format": "pt", **texts, DIGEST: digest})
 
 
 def load(path: Path, *, device: str, threads: int | None) -> Classifier:
@@ -37,13 +40,15 @@ def load(path: Path, *, device: str, threads: int | None) -> Classifier:
     DamagedError for one that is not as it was written, DeviceError.
     """
     state = read_state(path, kind=SUFFIX)
-    refuse_not_finite(path, state)
-    described = read_described(path, _texts(path))
+    texts = _texts(path)
+    described = read_described(path, texts)
+    check_digest(path, texts, digest_of(digests_of(state)))
     at = pick_device(device, threads=threads)
     with damage_in(path):
         network = network_with(
             state, described.recipe, num_classes=len(described.classes), path=path
         )
+        refuse_not_finite(path, state)
     network = network.to(at).to(memory_format=torch.channels_last)
     model = Model(network, trained=frozenset(), held=[], start={})
     return Classifier(

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-import os
-
 from heptad.errors import MissingError
 
 
-def threads_beside_browser() -> int:
-    """Give how many threads are best for a page: one processor is the browser's.
+def leave_to_browser() -> None:
+    """Have PyTorch compute with a thread less, on the processor that the browser needs.
 
     Threads that wait for one another, one of which has to wait for the browser, take twice as long
     for an answer of LeNet-5 as a single one (two cores, torch 2.14.1, 2026-11).
     """
-    return max(1, (os.cpu_count() or 1) - 1)
+    import torch  # heptad.serving is asked for the rest before PyTorch is there
+
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def check_web() -> None:
@@ -28,5 +28,5 @@ def check_web() -> None:
     except ImportError as error:
         raise MissingError(
             "the page needs the packages starlette and uvicorn, which are not installed.",
-            hint=f"pip install 'heptad[web]' ({error})",
+            hint=f"pip install starlette uvicorn ({error})",
         ) from error

@@ -38,12 +38,16 @@ def answer_to(
         [ranked] = classifier.answer([fed], names=[UPLOAD])
     places = {name: place for place, name in enumerate(classifier.classes)}
     shown = ranked if len(ranked) <= MOST_CLASSES else ranked[:NUM_LIKELIEST]
+    side = f"{fed.pixels.shape[-1]} × {fed.pixels.shape[-1]}"
     return {
         "classes": [
             {"place": places[name], "name": one_line(name), "probability": value}
             for name, value in shown
         ],
         "seen": raster(_reduced(fed.pixels if fed.digit is None else fed.digit)),
+        "seen_as": f"{side} pixels"
+        if fed.digit is None
+        else f"28 × 28 pixels, as in MNIST; the network is given them at {side}",
         "maps": [
             {"name": name, "rasters": [raster(each[None]) for each in as_pixels(output)]}
             for name, output in outputs.items()
@@ -80,8 +84,8 @@ def watching(classifier: Classifier) -> Iterator[Mapping[str, Tensor]]:
 
 def as_pixels(output: Tensor) -> NDArray[np.uint8]:
     """Scale a layer's maps [C, H, W], none below 0, to `uint8`: their largest value is white."""
-    largest = output.max().clamp(min=torch.finfo(output.dtype).tiny)
-    pixels: NDArray[np.uint8] = (output * (255 / largest)).round().to(torch.uint8).cpu().numpy()
+    scale = 255 / output.max() if output.any() else 0
+    pixels: NDArray[np.uint8] = (output * scale).round().to(torch.uint8).cpu().numpy()
     return pixels
 
 

@@ -9,12 +9,12 @@ while it comes, decoded one at a time, and never written anywhere.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import re
+import traceback
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
-from urllib.parse import urlsplit
 
 import jinja2
 from starlette.applications import Starlette
@@ -26,9 +26,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from heptad.classifier import AsDigit, Classifier
-from heptad.errors import HeptadError, is_of_memory
+from heptad.errors import HeptadError, NoDigitError, is_of_memory
 from heptad.palette import PALETTE
 from heptad.serving.answers import MOST_CLASSES, NUM_LIKELIEST, answer_to
+from heptad.serving.worker import Worker
 from heptad.text import one_line
 
 PAGE = Path(__file__).parent / "page"
@@ -37,10 +38,11 @@ MOST_BYTES = 16 * 2**20
 TOO_LARGE = f"a picture may have at most {MOST_BYTES:,} bytes."
 # Of all that are coming in at a time.
 MOST_BYTES_IN_ALL = 2 * MOST_BYTES
-# In which a picture has to arrive, and in which the rest of one that is refused may still come, so
-# that the sender gets to read why.
-BODY_S, REST_S = 10.0, 2.0
-NAMES_OF_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+# In which a picture has to arrive; in which it is answered, those before it included; and in which
+# the rest of one that is refused may still come, so that the sender gets to read why.
+BODY_S, ANSWER_S, REST_S = 10.0, 30.0, 2.0
+# Nothing listens at ::1.
+THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none';"
@@ -53,6 +55,31 @@ HEADERS = {
     # No connection outlives its answer: nothing has to be said of how long one may idle.
     "Connection": "close",
 }
+KINDS = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+
+def make_app(classifier: Classifier, *, title: str, said: str) -> ASGIApp:
+    """Give the app: the page with its style and script, and `POST /answer` for a picture's bytes.
+
+    said: a sentence on the network.
+    """
+    files = {
+        "/": (_page(classifier, title=title, said=said), "text/html"),
+        **{f"/{name}": (_file(name), kind) for name, kind in KINDS.items()},
+    }
+    files["/page.css"] = (PALETTE + _file("page.css"), KINDS["page.css"])
+    routes = [Route(path, _serving(*content)) for path, content in files.items()]
+    answering = Answering(classifier)
+    return Guarded(
+        Starlette(
+            routes=[*routes, Route("/answer", answering.answer, methods=["POST"])],
+            exception_handlers={HTTPException: _refused, HeptadError: _unusable},
+        )
+    )
 
 
 class Guarded:
@@ -64,20 +91,30 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with 403."""
         refusal = why_refused(Headers(scope=scope))
+        is_begun = False
 
         async def with_headers(message: Message) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         app = self._app if refusal is None else problem(403, refusal)
-        await app(scope, receive, with_headers)
+        try:
+            await app(scope, receive, with_headers)
+        # The sender has gone, or the server ends: there is nobody to be told.
+        except (ClientDisconnect, asyncio.CancelledError):
+            return
+        except Exception as error:
+            if not is_begun:
+                await _failed(error)(scope, receive, with_headers)
 
 
 def why_refused(headers: Headers) -> str | None:
     """Say why a request with such headers is none of our page's; None if it may be."""
     host = headers.get("host", "")
-    if _name_in(f"//{host}") not in NAMES_OF_THIS_MACHINE:
+    if not THIS_MACHINE.fullmatch(host):
         return f"the Host is {one_line(host)!r}; allowed: 127.0.0.1 or localhost."
     origin = headers.get("origin", f"http://{host}")
     if origin != f"http://{host}":
@@ -85,16 +122,38 @@ def why_refused(headers: Headers) -> str | None:
     return None
 
 
-def _name_in(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
-
-
 def problem(status: int, message: str, hint: str = "") -> Response:
     """Give an answer that says what went wrong."""
     return JSONResponse({"error": {"message": message, "hint": hint}}, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    await _let_come(request)
+    return problem(error.status_code, error.detail)
+
+
+async def _unusable(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HeptadError)
+    # What it would hint at is a flag.
+    return problem(422, error.message, "" if isinstance(error, NoDigitError) else error.hint)
+
+
+def _failed(error: Exception) -> Response:
+    if is_of_memory(error):
+        return problem(503, "there is not enough memory for this picture.")
+    traceback.print_exception(error)
+    return problem(500, "this is a bug of Heptad; the terminal says more.")
+
+
+async def _let_come(request: Request) -> None:
+    """Take and drop what else is sent, for a while: who is cut off does not read why."""
+    try:
+        async with asyncio.timeout(REST_S):
+            async for _ in request.stream():
+                pass
+    except (TimeoutError, ClientDisconnect, RuntimeError):
+        return
 
 
 class Uploads:
@@ -105,6 +164,8 @@ class Uploads:
 
     async def receive(self, request: Request) -> bytearray:
         """Give a request's body, which counts until `release`; raises HTTPException."""
+        if int(request.headers.get("content-length", "0")) > MOST_BYTES:
+            raise HTTPException(413, TOO_LARGE)
         content = bytearray()
         try:
             async with asyncio.timeout(BODY_S):
@@ -130,84 +191,38 @@ class Uploads:
         self._num_bytes -= len(content)
 
 
-async def _let_come(request: Request) -> None:
-    """Take and drop what else is sent, for a while: who is cut off does not read why."""
-    try:
-        async with asyncio.timeout(REST_S):
-            async for _ in request.stream():
-                pass
-    except (TimeoutError, ClientDisconnect, RuntimeError):
-        return
+class Answering:
+    """Answers to pictures, one at a time, however many are sent."""
 
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._uploads = Uploads()
+        self._worker = Worker()
 
-def make_app(classifier: Classifier, *, title: str, said: str) -> ASGIApp:
-    """Give the app: the page with its style and script, and `POST /answer` for a picture's bytes.
-
-    said: a sentence on the network.
-    """
-    uploads = Uploads()
-    # One picture is decoded at a time, however many are sent.
-    worker = ThreadPoolExecutor(1, thread_name_prefix="answers")
-
-    async def answer(request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """Answer to the picture that is a request's body; raises HTTPException, HeptadError."""
         as_digit = request.query_params.get("as_digit", "auto")
         if as_digit not in get_args(AsDigit):
             raise HTTPException(422, f"as_digit is {one_line(as_digit)}; allowed: auto, yes, no.")
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if not kind.startswith("image/") and kind != "application/octet-stream":
             raise HTTPException(415, f"{one_line(kind) or 'what was sent'} is no picture.")
-        if int(request.headers.get("content-length", "0")) > MOST_BYTES:
-            raise HTTPException(413, TOO_LARGE)
-        content = await uploads.receive(request)
+        content = await self._uploads.receive(request)
+        work = partial(answer_to, self._classifier, content, cast(AsDigit, as_digit))
         try:
-            work = partial(answer_to, classifier, content, cast(AsDigit, as_digit))
-            return JSONResponse(await asyncio.get_running_loop().run_in_executor(worker, work))
+            async with asyncio.timeout(ANSWER_S):
+                return JSONResponse(await self._worker.do(work))
+        except TimeoutError:
+            raise HTTPException(503, f"there was no answer within {ANSWER_S:g} s.") from None
         finally:
-            uploads.release(content)
-
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        await _let_come(request)
-        return problem(error.status_code, error.detail)
-
-    async def unusable(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, HeptadError)
-        return problem(422, error.message, error.hint)
-
-    async def gone(_request: Request, _error: Exception) -> Response:
-        return Response(status_code=400)
-
-    async def failed(_request: Request, error: Exception) -> Response:
-        if is_of_memory(error):
-            return problem(503, "there is not enough memory for this picture.")
-        return problem(500, "this is a bug of Heptad; what it is says the terminal.")
-
-    files = {
-        "/": ("text/html", _page(classifier, title=title, said=said)),
-        "/page.css": ("text/css", PALETTE + _file("page.css")),
-        "/page.js": ("text/javascript", _file("page.js")),
-        "/icon.svg": ("image/svg+xml", _file("icon.svg")),
-    }
-    routes = [Route(path, _serving(content, kind)) for path, (kind, content) in files.items()]
-    handlers: Mapping[Any, Callable[..., Any]] = {
-        HTTPException: refused,
-        HeptadError: unusable,
-        ClientDisconnect: gone,
-        Exception: failed,
-    }
-    return Guarded(
-        Starlette(
-            routes=[*routes, Route("/answer", answer, methods=["POST"])],
-            exception_handlers=handlers,
-        )
-    )
+            self._uploads.release(content)
 
 
 def _file(name: str) -> str:
     return (PAGE / name).read_text(encoding="utf-8")
 
 
-def _serving(content: str, kind: str) -> Callable[[Request], Any]:
+def _serving(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
     async def serve(_request: Request) -> Response:
         return Response(content, media_type=kind)
 
@@ -224,12 +239,14 @@ def _page(classifier: Classifier, *, title: str, said: str) -> str:
     )
     names = [one_line(name) for name in classifier.classes]
     is_whole = len(names) <= MOST_CLASSES
-    return templates.get_template("page.html").render(
-        title=one_line(title),
-        said=one_line(said),
-        is_for_digits=classifier.is_for_digits,
-        rows=names if is_whole else [""] * NUM_LIKELIEST,
-        num_classes=len(names),
-        is_whole=is_whole,
-        most_bytes=MOST_BYTES,
-    )
+    values: dict[str, Any] = {
+        "title": one_line(title),
+        "said": one_line(said),
+        "is_for_digits": classifier.is_for_digits,
+        "rows": names if is_whole else [""] * NUM_LIKELIEST,
+        "num_classes": len(names),
+        "is_whole": is_whole,
+        "most_bytes": MOST_BYTES,
+        "answer_ms": round(1000 * (ANSWER_S + BODY_S)),
+    }
+    return templates.get_template("page.html").render(values)

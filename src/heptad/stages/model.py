@@ -7,7 +7,7 @@ statistics while training, and `frozen_digests` proves it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,11 +286,13 @@ def moving_buffers(model: Model) -> frozenset[str]:
 
 def state_digests(model: Model, *, leave_out: frozenset[str] = frozenset()) -> dict[str, str]:
     """Hash every parameter and buffer of the network, but those to leave out: SHA-256 by name."""
-    return {
-        name: hashlib.sha256(_bytes_of(value)).hexdigest()
-        for name, value in model.network.state_dict().items()
-        if name not in leave_out
-    }
+    state = model.network.state_dict()
+    return digests_of({name: value for name, value in state.items() if name not in leave_out})
+
+
+def digests_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Hash tensors: SHA-256 by name."""
+    return {name: hashlib.sha256(_bytes_of(value)).hexdigest() for name, value in state.items()}
 
 
 def frozen_digests(model: Model) -> dict[str, str]:

@@ -87,8 +87,8 @@ def predict(
 
 @app.command(group=USE, sort_key=2)
 @flags_of(Recipe, RunOptions, only=(*READING, "device", "threads"))
-def serve(run: str, /, *, port: str = "7007", json: Json = False, **flags: str | None) -> None:
-    """Open a page on this machine on which to draw a digit, or drop a picture, and see the answer.
+def serve(run: str, /, *, port: str = "7007", json: Json = False, **flags: str | None) -> int:
+    """Serve a page on this machine: draw a digit, or drop a picture, and see the answer.
 
     Parameters
     ----------
@@ -97,27 +97,33 @@ def serve(run: str, /, *, port: str = "7007", json: Json = False, **flags: str |
     port
         Where the page is served, at 127.0.0.1 alone; 0 for any that is free.
     """
-    from heptad.serving import check_web, threads_beside_browser
+    from heptad.serving import check_web, leave_to_browser
 
     number = port_number("port", port)
     check_web()
-    from heptad.serving.server import Page, page_of
+    from heptad.serving.server import address_of, bound, serve_page, title_of
 
-    def announce(page: Page) -> None:
+    def announce() -> None:
         if json:
-            print_json({"url": page.url})
+            print_json({"url": address_of(listener)})
         else:
-            print(one_line(f"{page.title}: {page.url}"))
+            print(one_line(f"{title_of(classifier)}: {address_of(listener)}"))
             print("Ctrl-C ends it.")
         sys.stdout.flush()
 
-    threads = flags.get("threads") or str(threads_beside_browser())
-    classifier = _run_or_file(run, {**flags, "threads": threads})
     try:
-        with page_of(classifier, port=number) as page:
-            page.serve(lambda: announce(page))
+        # Before the network is loaded, so that a port in use is said at once.
+        with bound(number) as listener:
+            classifier = _run_or_file(run, flags)
+            if flags.get("threads") is None:
+                leave_to_browser()
+            serve_page(classifier, listener, announce)
     except Stopped as stop:
+        # The address was the one document.
+        if json:
+            return stop.exit_code
         raise Stopped(stop.number, "the page is no longer served") from None
+    return 0
 
 
 @app.command(group=USE, sort_key=3)

@@ -7,13 +7,16 @@ const pad = byId("pad"); // none where the network is not for digits
 const rows = [...byId("bars").children];
 const isWhole = body.dataset.isWhole === "yes";
 const mostBytes = Number(body.dataset.mostBytes);
+const patienceMs = Number(body.dataset.answerMs);
 
 // Shares of the pad's side: the pen's width, and how far a key moves it.
 const PEN = 0.08;
 const KEY_STEP = 0.04;
-// The side in pixels that a drawing is sent with: five times MNIST's.
+// The side in pixels that a drawing is sent with, five times MNIST's, and how much of it stays
+// black along the edges: what touches a photo's edge is taken for the table.
 const SENT_SIDE = 140;
-// Screen readers hear an answer once it has stood for so long.
+const MARGIN = 0.1;
+// Screen readers hear an answer once it has stood for so long; a sign of work is shown after it.
 const QUIET_MS = 700;
 
 /* Asking: one question is under way at a time; of those that wait, the newest is asked next. */
@@ -29,6 +32,7 @@ function ask(question) {
 
 async function answerAll() {
   isAsking = true;
+  const slow = setTimeout(() => (byId("took").textContent = "…"), QUIET_MS);
   try {
     while (waiting) {
       const question = waiting;
@@ -37,20 +41,34 @@ async function answerAll() {
       if (question.turn === turn) show(reply, question);
     }
   } finally {
+    clearTimeout(slow);
     isAsking = false;
   }
 }
 
 async function send({ asDigit, content }) {
-  const picture = await content();
-  const headers = { "Content-Type": picture.type || "application/octet-stream" };
+  let picture;
   try {
-    const options = { method: "POST", body: picture, headers };
-    const response = await fetch(`answer?as_digit=${asDigit}`, options);
-    return await response.json();
+    picture = await content();
   } catch {
-    return { error: { message: "The server does not answer.", hint: "was it stopped?" } };
+    return failure("This cannot be read: a folder, or a file that has changed since.");
   }
+  try {
+    const response = await fetch(`answer?as_digit=${asDigit}`, {
+      method: "POST",
+      body: picture,
+      headers: { "Content-Type": picture.type || "application/octet-stream" },
+      signal: AbortSignal.timeout(patienceMs),
+    });
+    const isJson = response.headers.get("Content-Type") === "application/json";
+    return isJson ? await response.json() : failure(`The server says: ${await response.text()}`);
+  } catch {
+    return failure("The server does not answer.", "was it stopped?");
+  }
+}
+
+function failure(message, hint = "") {
+  return { error: { message, hint } };
 }
 
 /* Showing. */
@@ -72,13 +90,14 @@ function show(reply, { askedAt }) {
     fill(row, each);
     row.classList.toggle("first", rank === 0);
   });
-  const seen = reply.seen;
-  byId("seen-text").textContent = `${seen.width} × ${seen.height} pixels`;
-  paint(byId("seen"), seen);
+  byId("seen-text").textContent = reply.seen_as;
+  paint(byId("seen"), reply.seen);
   showMaps(reply.maps);
   byId("sight").hidden = false;
-  performance.measure("answer", { start: askedAt, end: performance.now() });
-  byId("took").textContent = `answered in ${Math.round(performance.now() - askedAt)} ms`;
+  // For whoever measures: the last answer, from the pointer to here.
+  performance.clearMeasures("answer");
+  const { duration } = performance.measure("answer", { start: askedAt, end: performance.now() });
+  byId("took").textContent = `answered in ${Math.round(duration)} ms`;
   speak(`${first.name}, ${percent(first.probability)}`);
 }
 
@@ -126,6 +145,8 @@ function paint(canvas, { width, height, channels, pixels }) {
 }
 
 function clearAnswer() {
+  clearTimeout(speaking);
+  byId("spoken").textContent = "";
   byId("answer").textContent = "\u00a0";
   byId("took").textContent = "\u00a0";
   byId("sight").hidden = true;
@@ -145,37 +166,51 @@ function speak(text) {
 
 /* Pictures: chosen, dropped or pasted. */
 
+const preview = byId("preview");
+
 function take(files) {
   const file = [...files][0];
-  if (!file) return;
   turn += 1;
+  waiting = null;
+  liftPen();
   strokes.length = 0;
-  redraw();
   clearAnswer();
   byId("problem").hidden = true;
-  const preview = byId("preview");
-  if (preview.src) URL.revokeObjectURL(preview.src);
+  hidePreview();
+  if (!file) {
+    redraw();
+    return complain("This is no file: save the picture first, then drop it.");
+  }
   preview.src = URL.createObjectURL(file);
   preview.alt = `the picture ${file.name}`;
   preview.hidden = false;
-  byId("invitation").hidden = true;
-  if (pad) byId("clear").disabled = false;
+  redraw();
   if (file.size > mostBytes) {
     const size = (file.size / 2 ** 20).toFixed(1);
     return complain(`This file has ${size} MB; allowed: ${mostBytes / 2 ** 20} MB.`);
   }
-  ask({ asDigit: "auto", content: async () => file, askedAt: performance.now() });
+  // Read first, so that one that cannot be read is known from a server that does not answer.
+  const content = async () => new Blob([await file.arrayBuffer()], { type: file.type });
+  ask({ asDigit: "auto", content, askedAt: performance.now() });
 }
 
-byId("preview").addEventListener("error", () => {
-  byId("preview").hidden = true;
-  byId("invitation").hidden = false;
+function hidePreview() {
+  if (preview.src) URL.revokeObjectURL(preview.src);
+  preview.removeAttribute("src");
+  preview.hidden = true;
+}
+
+preview.addEventListener("error", () => {
+  preview.hidden = true;
+  redraw();
 });
 byId("file").addEventListener("change", (event) => {
-  take(event.target.files);
+  if (event.target.files.length) take(event.target.files);
   event.target.value = "";
 });
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) take(event.clipboardData.files);
+});
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -193,26 +228,35 @@ document.addEventListener("drop", (event) => {
 /* The pad. A stroke is a list of points [x, y], shares of the pad's side. */
 
 const strokes = [];
+let stroke = null; // that is being drawn
 let pen = [0.5, 0.5];
-let isPenDown = false; // by a key
-let pointer = null; // that draws now
+let pointer = null; // that draws it, if no key does
 
-function drawStrokes(context, side, { ink, ground }) {
+const isPenDown = () => stroke !== null && pointer === null;
+
+function liftPen() {
+  stroke = pointer = null;
+}
+
+function drawStrokes(context, side, { ink, ground, margin = 0 }) {
+  const at = ([x, y]) => [x, y].map((share) => side * (margin + (1 - 2 * margin) * share));
   context.fillStyle = ground;
   context.fillRect(0, 0, side, side);
   context.strokeStyle = ink;
-  context.lineWidth = PEN * side;
+  context.lineWidth = PEN * side * (1 - 2 * margin);
   context.lineCap = context.lineJoin = "round";
   for (const points of strokes) {
     context.beginPath();
     // A hair to the side: a stroke of no length would not be drawn, and a dot should.
-    context.moveTo((points[0][0] - 1e-4) * side, points[0][1] * side);
-    for (const [x, y] of points) context.lineTo(x * side, y * side);
+    const [x, y] = at(points[0]);
+    context.moveTo(x - 0.01, y);
+    for (const point of points) context.lineTo(...at(point));
     context.stroke();
   }
 }
 
 function redraw() {
+  byId("invitation").hidden = strokes.length > 0 || !preview.hidden;
   if (!pad) return;
   const style = getComputedStyle(body);
   const side = Math.round(pad.clientWidth * devicePixelRatio);
@@ -223,13 +267,12 @@ function redraw() {
   if (pad.matches(":focus-visible")) {
     context.beginPath();
     context.arc(pen[0] * side, pen[1] * side, (PEN * side) / 2, 0, 2 * Math.PI);
-    context.strokeStyle = colour(isPenDown ? "--accent" : "--soft");
+    context.strokeStyle = colour(isPenDown() ? "--accent" : "--soft");
     context.lineWidth = 2 * devicePixelRatio;
     context.stroke();
   }
   byId("undo").disabled = strokes.length === 0;
-  byId("clear").disabled = strokes.length === 0 && byId("preview").hidden;
-  byId("invitation").hidden = strokes.length > 0 || !byId("preview").hidden;
+  byId("clear").disabled = strokes.length === 0 && preview.hidden;
 }
 
 const sent = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -238,7 +281,7 @@ sent.canvas.width = sent.canvas.height = SENT_SIDE;
 // As an uncompressed picture (BMP, 32 bits a pixel, rows from above): the browser's own PNG would
 // only come when it has nothing else to do.
 function drawingToSend() {
-  drawStrokes(sent, SENT_SIDE, { ink: "#fff", ground: "#000" });
+  drawStrokes(sent, SENT_SIDE, { ink: "#fff", ground: "#000", margin: MARGIN });
   const { data } = sent.getImageData(0, 0, SENT_SIDE, SENT_SIDE);
   const header = new DataView(new ArrayBuffer(54));
   header.setUint16(0, 0x424d);
@@ -258,25 +301,28 @@ function changed(askedAt) {
 function forget() {
   turn += 1;
   waiting = null;
+  liftPen();
   strokes.length = 0;
-  byId("preview").hidden = true;
+  hidePreview();
   byId("problem").hidden = true;
   clearAnswer();
   speak("cleared");
   redraw();
 }
 
-function begin(point) {
-  if (!byId("preview").hidden || strokes.length === 0) {
+function begin(point, askedAt) {
+  if (strokes.length === 0) {
     turn += 1;
-    byId("preview").hidden = true;
+    hidePreview();
   }
-  strokes.push([point]);
+  stroke = [point];
+  strokes.push(stroke);
+  changed(askedAt);
 }
 
 function undo() {
+  liftPen();
   strokes.pop();
-  isPenDown = false;
   changed(performance.now());
 }
 
@@ -285,25 +331,30 @@ function place(event) {
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }
 
+// Where the pen is, for those who do not see it: in steps of a key from the upper left.
+function tellPen(what) {
+  const [column, row] = pen.map((at) => Math.round(at / KEY_STEP));
+  byId("pen").textContent = `${what} at column ${column}, row ${row} of ${Math.round(1 / KEY_STEP)}`;
+}
+
 if (pad) {
   pad.addEventListener("pointerdown", (event) => {
     if (pointer !== null || event.button !== 0) return;
+    liftPen();
     pointer = event.pointerId;
     pad.setPointerCapture(pointer);
-    isPenDown = false;
-    begin(place(event));
-    changed(event.timeStamp);
+    begin(place(event), event.timeStamp);
   });
   pad.addEventListener("pointermove", (event) => {
-    if (event.pointerId !== pointer) return;
+    if (event.pointerId !== pointer || !stroke) return;
     const moves = event.getCoalescedEvents?.() ?? [];
-    strokes.at(-1).push(...(moves.length ? moves : [event]).map(place));
-    pen = strokes.at(-1).at(-1);
+    stroke.push(...(moves.length ? moves : [event]).map(place));
+    pen = stroke.at(-1);
     changed(event.timeStamp);
   });
   for (const kind of ["pointerup", "pointercancel"]) {
     pad.addEventListener(kind, (event) => {
-      if (event.pointerId === pointer) pointer = null;
+      if (event.pointerId === pointer) liftPen();
     });
   }
 
@@ -312,21 +363,21 @@ if (pad) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in moves) {
       pen = pen.map((at, axis) => Math.min(1, Math.max(0, at + KEY_STEP * moves[event.key][axis])));
-      if (isPenDown) {
-        strokes.at(-1).push(pen);
+      tellPen(isPenDown() ? "drawing" : "pen");
+      if (isPenDown()) {
+        stroke.push(pen);
         changed(event.timeStamp);
       }
     } else if (event.key === " ") {
-      isPenDown = !isPenDown;
-      speak(isPenDown ? "pen down" : "pen lifted");
-      if (isPenDown) {
-        begin(pen);
-        changed(event.timeStamp);
+      // A key that is held down comes again and again.
+      if (!event.repeat && pointer === null) {
+        if (isPenDown()) liftPen();
+        else begin(pen, event.timeStamp);
+        tellPen(isPenDown() ? "pen down" : "pen lifted");
       }
     } else if (event.key === "Backspace" && strokes.length) {
       undo();
     } else if (event.key === "Delete") {
-      isPenDown = false;
       forget();
     } else {
       return;
@@ -336,10 +387,7 @@ if (pad) {
   });
   for (const kind of ["focus", "blur"]) pad.addEventListener(kind, redraw);
   byId("undo").addEventListener("click", undo);
-  byId("clear").addEventListener("click", () => {
-    isPenDown = false;
-    forget();
-  });
+  byId("clear").addEventListener("click", forget);
   new ResizeObserver(redraw).observe(pad);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
