@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-NEWEST_RUN = $$(ls -td runs/*/metrics.json | head -1 | xargs dirname)
+NEWEST_RUN = $$(dirname "$$(ls -td runs/*/metrics.json | head -1)")
 
 .PHONY: train serve test slow lint docs bench clean
 
@@ -15,14 +15,14 @@ train: $(VENV)/installed
 	$(BIN)/heptad train lenet5
 
 serve: $(VENV)/installed
-	$(BIN)/heptad serve $(NEWEST_RUN)
+	$(BIN)/heptad serve "$(NEWEST_RUN)"
 
 # Two processes of one thread each: two cores are used better so than by two threads in one process.
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 slow: $(VENV)/installed-dev
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

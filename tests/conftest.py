@@ -35,6 +35,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Make what a test printed text that passes between processes: file names are any bytes."""
+    report = yield
+    report.sections = [
+        (title, printed.encode(errors="backslashreplace").decode())
+        for title, printed in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Iterator[Path]:
     """An empty cache for the whole session, which the first test that wants MNIST really fills.

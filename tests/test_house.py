@@ -20,8 +20,8 @@ SOURCE = Path(heptad.__file__).parent
 # Lowest first; a module imports only from groups before its own, or from its own package. The
 # modules of a group do not import one another.
 ORDER = [
-    ["errors", "text", "palette"],
-    ["randomness", "files", "distributed", "schedules"],
+    ["errors", "text"],
+    ["pages", "randomness", "files", "distributed", "schedules"],
     ["recipe"],
     ["recipes"],
     ["records", "measures"],

@@ -84,6 +84,6 @@ def test_a_frozen_resnet50_stays_under_1_5_gb_its_pass_included(mnist, tmp_path)
 def test_vgg16_on_a_thousand_images_stays_under_3_gb(mnist, tmp_path):
     torch.manual_seed(0)
     torch.save(vgg16(init_weights=False).state_dict(), tmp_path / "made.pth")
-    words = ["-m", "heptad", "train", "vgg16", "--weights", "made.pth"]
+    words = ["-m", "heptad", "train", "vgg16", "--weights", "made.pth", "--threads", "2"]
     words += ["--limit", "1000", "--epochs", "1"]
     assert peak_anonymous_gb(words, tmp_path) < 3.0

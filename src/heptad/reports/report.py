@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from heptad.errors import RunError, damage_in
 from heptad.files import write_bytes
-from heptad.palette import PALETTE
+from heptad.pages import PALETTE, templates_in
 from heptad.records import Run
 from heptad.reports import words
 from heptad.reports.card import model_card
@@ -32,7 +32,6 @@ from heptad.reports.figures import MOST_CLASSES, MOST_EPOCHS, TOP, RunFigures
 from heptad.reports.looks import Looks, look
 from heptad.reports.verdict import judge
 from heptad.run_folder import CARD, REPORT
-from heptad.text import one_line
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Colours of Okabe & Ito tell so many runs apart; more are one colour too few.
@@ -212,17 +211,7 @@ def _have_same_test(runs: Sequence[Run]) -> bool:
 
 @cache
 def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        # For all templates alike, whatever they are called.
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Names of files and classes are text on one line, whatever they hold. A filter that
-        # joins texts would pass this by: the templates use none.
-        finalize=lambda value: one_line(value) if type(value) is str else value,
-    )
+    environment = templates_in(TEMPLATES)
     environment.filters |= {
         "percent": _unbroken_percent,
         "interval": words.interval_words,

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -27,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from heptad.classifier import AsDigit, Classifier
 from heptad.errors import HeptadError, NoDigitError, is_of_memory
-from heptad.palette import PALETTE
+from heptad.pages import PALETTE, templates_in
 from heptad.serving.answers import MOST_CLASSES, NUM_LIKELIEST, answer_to
 from heptad.serving.worker import Worker
 from heptad.text import one_line
@@ -230,18 +229,11 @@ def _serving(content: str, kind: str) -> Callable[[Request], Awaitable[Response]
 
 
 def _page(classifier: Classifier, *, title: str, said: str) -> str:
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = [one_line(name) for name in classifier.classes]
+    names = classifier.classes
     is_whole = len(names) <= MOST_CLASSES
     values: dict[str, Any] = {
-        "title": one_line(title),
-        "said": one_line(said),
+        "title": title,
+        "said": said,
         "is_for_digits": classifier.is_for_digits,
         "rows": names if is_whole else [""] * NUM_LIKELIEST,
         "num_classes": len(names),
@@ -249,4 +241,4 @@ def _page(classifier: Classifier, *, title: str, said: str) -> str:
         "most_bytes": MOST_BYTES,
         "answer_ms": round(1000 * (ANSWER_S + BODY_S)),
     }
-    return templates.get_template("page.html").render(values)
+    return templates_in(PAGE).get_template("page.html").render(values)
