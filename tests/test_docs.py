@@ -188,3 +188,16 @@ def anchors_of(path: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
     return {title.strip().replace(" ", "-") for title in plain}
+
+
+def test_the_page_of_settings_shows_numbers_as_numbers():
+    """Once the channels of LeNet-5 were `on`, since 1 is true."""
+    rows = {
+        line.split("|")[1].strip().strip("`"): [cell.strip() for cell in line.split("|")[4:-1]]
+        for line in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    }
+    assert rows["channels"] == ["1", "1", "3", "3"]
+    assert rows["seed"] == ["0", "0", "0", "0"]
+    assert rows["drop_leaks"] == ["off"] * 4
+    assert rows["trunk"] == ["cached"]
