@@ -276,7 +276,7 @@ def machine() -> str:
     """Name the machine, the day and what the table depends on beside the tools."""
     return (
         f"{os.cpu_count()} cores of {processor()},"
-        f" {platform.system()} {platform.release()}, Python {platform.python_version()},"
+        f" {platform.system()}, Python {platform.python_version()},"
         f" torch {torch.__version__}, one thread, {datetime.datetime.now().date().isoformat()}"
     )
 
