@@ -87,7 +87,8 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
         return Finding(path.name, True, "for TensorBoard, without a hash")
     if path.name in (REPORT, CARD):
         return Finding(path.name, True, "made from the others; `heptad report` makes it anew")
-    if path.suffix in EXPORTED:
+    # Of a run that is not finished it may be the trained part.
+    if is_finished and path.suffix in EXPORTED:
         return Finding(path.name, True, "exported from the run; `heptad export` makes it anew")
     return Finding(path.name, True, "not a file of the run")
 
