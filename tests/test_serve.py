@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -13,6 +14,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import pytest
 import heptad
 from heptad.cli import main
 from heptad.datasets.digit_pictures import as_digit
+from heptad.serving.app import make_app
 from served import png_of, serving_page
 
 MB = 2**20
@@ -307,6 +310,29 @@ def test_many_large_bodies_at_a_time_are_more_than_is_taken(served):
 
 def test_it_still_answers_after_all_that(served, digit):
     assert served.answer(png_of(digit))[0] == 200
+
+
+def test_a_bug_is_answered_with_500_and_keeps_its_traceback(small, digit, capsys):
+    """Once Starlette had answered by itself, and nothing was printed."""
+
+    def broken(_):
+        raise ZeroDivisionError("made by the test")
+
+    app = make_app(replace(heptad.load_run(small), model=broken), title="", said="")
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": png_of(digit), "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"image/png")]
+    scope = {"type": "http", "method": "POST", "path": "/answer", "headers": headers}
+    asyncio.run(app({**scope, "query_string": b""}, receive, send))
+    assert sent[0]["status"] == 500
+    assert "this is a bug of Heptad" in json.loads(sent[1]["body"])["error"]["message"]
+    assert "ZeroDivisionError: made by the test" in capsys.readouterr().err
 
 
 # The process

@@ -76,7 +76,11 @@ def make_app(classifier: Classifier, *, title: str, said: str) -> ASGIApp:
     return Guarded(
         Starlette(
             routes=[*routes, Route("/answer", answering.answer, methods=["POST"])],
-            exception_handlers={HTTPException: _refused, HeptadError: _unusable},
+            exception_handlers={
+                HTTPException: _refused,
+                HeptadError: _unusable,
+                Exception: _failed,
+            },
         )
     )
 
@@ -90,24 +94,19 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with 403."""
         refusal = why_refused(Headers(scope=scope))
-        is_begun = False
 
         async def with_headers(message: Message) -> None:
-            nonlocal is_begun
             if message["type"] == "http.response.start":
-                is_begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         app = self._app if refusal is None else problem(403, refusal)
         try:
             await app(scope, receive, with_headers)
-        # The sender has gone, or the server ends: there is nobody to be told.
-        except (ClientDisconnect, asyncio.CancelledError):
+        # The server ends, and there is nobody to be told; or Starlette raises again what `_failed`
+        # has answered to.
+        except (asyncio.CancelledError, Exception):
             return
-        except Exception as error:
-            if not is_begun:
-                await _failed(error)(scope, receive, with_headers)
 
 
 def why_refused(headers: Headers) -> str | None:
@@ -138,7 +137,9 @@ async def _unusable(_request: Request, error: Exception) -> Response:
     return problem(422, error.message, "" if isinstance(error, NoDigitError) else error.hint)
 
 
-def _failed(error: Exception) -> Response:
+async def _failed(_request: Request, error: Exception) -> Response:
+    if isinstance(error, ClientDisconnect):
+        return problem(400, "the picture did not come whole.")
     if is_of_memory(error):
         return problem(503, "there is not enough memory for this picture.")
     traceback.print_exception(error)
