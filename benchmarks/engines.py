@@ -33,7 +33,7 @@ def made_trunk(name: str) -> nn.Module:
     """The trunk that serves the recipe as shipped, with made weights, in evaluation mode."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
-    return architecture.splits[-1].trunk(architecture.build(3, 10)).eval()
+    return architecture.splits[-2].trunk(architecture.build(3, 10)).eval()
 
 
 def compiled(trunk: nn.Module, images: Tensor) -> Compute:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(DOCS.parent / "tests"))
 os.environ |= {"COLUMNS": "88", "TERM": "dumb", "NO_COLOR": "1"}
 
 from error_rows import ROWS  # noqa: E402
+from heptad.architectures import ARCHITECTURES  # noqa: E402
 from heptad.cli import main as heptad_main  # noqa: E402
 from heptad.recipe import Recipe, RunOptions, Settings  # noqa: E402
 from heptad.recipes import RECIPES  # noqa: E402
@@ -92,16 +93,16 @@ def errors_page() -> str:
 def recipe_table() -> str:
     """Give the README's table of recipes."""
     lines = [
-        "| recipe | network | image | weights at the start | trained | epochs | expected |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | image | weights at the start | trained | epochs | test accuracy to expect |",
+        "|---|---|---|---|---|---|",
     ]
     for name, shipped in RECIPES.items():
         recipe = shipped.recipe
         image = f"{recipe.image_size}×{recipe.image_size}, {recipe.channels} ch."
-        start = {"none": "random", "default": "ImageNet"}[recipe.weights]
+        start = "random" if recipe.weights == "none" else "ImageNet"
         lines.append(
-            f"| `{name}` | {shipped.source} | {image} | {start} | {recipe.trainable} |"
-            f" {recipe.epochs} | {shipped.expected} |"
+            f"| `{name}` | {image} | {start} | {recipe.trainable} | {recipe.epochs} |"
+            f" {shipped.expected} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -115,14 +116,31 @@ def recipes_page() -> str:
         " NAME` prints one in full as TOML; every setting is a flag of `heptad train` (`batch_size`"
         " is `--batch-size`), a line of a `.toml` or `.json` file, and a keyword of"
         " `heptad.load_recipe`.\n",
+        *_shipped(),
         "## What changes the result\n",
-        *_settings(Recipe, {name: shipped.recipe for name, shipped in RECIPES.items()}),
+        *_settings(Recipe, {name: RECIPES[name].recipe for name in ARCHITECTURES}),
         "\n## How a run is carried out\n",
         "Flags of `heptad train`, and keywords of `heptad.RunOptions`; none of them changes the"
         " result, but for the last bits.\n",
         *_settings(RunOptions, {"default": RunOptions()}),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shipped() -> list[str]:
+    """Tell of each recipe where it comes from, and where it differs from its network's own."""
+    lines = ["## The shipped recipes\n"]
+    for name, shipped in RECIPES.items():
+        base = RECIPES[shipped.recipe.architecture].recipe.model_dump()
+        values = shipped.recipe.model_dump(exclude={"name"})
+        other = [
+            f"`{key} = {_shown(value)}`" for key, value in values.items() if base[key] != value
+        ]
+        text = f"**`{name}`** {shipped.source}. Expected: {shipped.expected}."
+        if other:
+            text += f" Other than `{shipped.recipe.architecture}`: {', '.join(other)}."
+        lines += [f"{text} `{shipped.command}`\n"]
+    return lines
 
 
 def _settings(settings: type[Settings], examples: dict[str, Settings]) -> list[str]:

@@ -75,7 +75,8 @@ ROWS = [
         "train lenet6",
         2,
         "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, lenet5-fast,"
-        " vgg16, resnet50, a .toml or .json file, or the folder of a run.",
+        " vgg16, resnet50, resnet50-finetune, vgg16-finetune, resnet50-recalibrated, resnet50-v1,"
+        " vgg16-imagenet-norm, a .toml or .json file, or the folder of a run.",
     ),
     Row(
         "a folder that is no run, as recipe",
@@ -153,7 +154,8 @@ ROWS = [
         "a value mistyped",
         "train resnet50 --batchnorm frosen",
         2,
-        "batchnorm is frosen; allowed: frozen, recalibrated, drifting. Did you mean 'frozen'?",
+        "batchnorm is frosen; allowed: frozen, recalibrated, drifting, held. Did you mean"
+        " 'frozen'?",
     ),
     Row(
         "unknown architecture",
@@ -570,7 +572,8 @@ ROWS = [
         "train resnet50 --data digits --weights IMAGENET1K_V3",
         2,
         "resnet50 has no weights 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V2'? Allowed:"
-        " default, IMAGENET1K_V2, IMAGENET1K_V1, none, a .pth file, a .safetensors file.",
+        " default, IMAGENET1K_V2, IMAGENET1K_V1, none, a .pth file, a .safetensors file,"
+        " a run's folder.",
     ),
     Row(
         "no such weights file",

@@ -122,7 +122,7 @@ class Classifier:
         names: what messages call the pictures. Raises NotFiniteError for an answer that is none.
         """
         pixels = torch.from_numpy(np.stack([each.pixels for each in fed])).to(self.device)
-        inputs = self.transform.normalize(pixels).to(getattr(torch, self.recipe.precision))
+        inputs = self.transform.normalize(pixels).to(getattr(torch, self.recipe.number_type))
         with torch.inference_mode():
             answers = self.model(inputs)
         return [self._ranked(logits, name) for logits, name in zip(answers, names, strict=True)]

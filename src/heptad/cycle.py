@@ -6,7 +6,7 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from math import isfinite
@@ -15,13 +15,20 @@ from time import perf_counter
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from heptad.checkpoints.keeping import Keeper, begin, find_resume
 from heptad.cycle_state import Best, Cycle
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
 from heptad.event_log import check_tensorboard
 from heptad.features.statistics import recalibrate
-from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
+from heptad.features.trunk import (
+    computing,
+    describe_store,
+    engine_of,
+    features_digest,
+    find_split,
+)
 from heptad.files import digest_of, write_bytes
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
@@ -55,6 +62,7 @@ from heptad.stages.model import (
     check_model,
     frozen_digests,
     moving_buffers,
+    rate_groups,
     refuse_lone_images,
 )
 from heptad.stages.objective import configure_objective
@@ -103,7 +111,7 @@ def preparing(
     if split:
         store = describe_store(recipe, split, sources, weights=start, statistics=statistics)
         trunk_pass = computing(
-            split.trunk(whole.network),
+            whole.part(split.trunk(whole.network)),
             sources,
             store,
             num_views=recipe.views,
@@ -125,9 +133,12 @@ def preparing(
         make_room(options.cache_size)
     # Stage 4, objective
     objective = configure_objective(
-        recipe, whole.trained_parameters(), sources.train.labels, num_classes=num_classes
+        recipe,
+        rate_groups(recipe, architecture, whole.network),
+        sources.train.labels,
+        num_classes=num_classes,
     )
-    yield Cycle(
+    cycle = Cycle(
         recipe=recipe,
         device=device,
         sources=sources,
@@ -143,6 +154,9 @@ def preparing(
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
     )
+    if recipe.averaging:
+        cycle.average = {name: value.clone() for name, value in cycle.moved().items()}
+    yield cycle
 
 
 def prepare(
@@ -164,6 +178,8 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
     On the CPU a loss that is NaN or infinite raises NotFiniteError, with the step. On a GPU, where
     looking at it would wait, whoever reads `StepReport.loss` looks: the run's log, `progress`.
     """
+    cycle.go_on()
+    average = _averaging(cycle)
     while cycle.at < stop:
         batches = training_batches(cycle.sources.train, cycle.recipe, cycle.at, cycle.ranks)
         try:
@@ -183,11 +199,13 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
                 num_seen = cycle.at.num_seen + batch.num_global
                 is_whole = num_seen == cycle.num_images
                 cycle.at = Position(epoch + 1) if is_whole else Position(epoch, num_seen)
+                average(cycle.num_steps)
                 yield StepReport(
                     step=cycle.num_steps,
                     epoch=epoch + 1,
                     num_images=batch.num_global,
-                    learning_rate=cycle.objective.optimizer.param_groups[0]["lr"],
+                    # Of the last block, whose factor is 1.
+                    learning_rate=cycle.objective.optimizer.param_groups[-1]["lr"],
                     loss_tensor=loss,
                 )
                 if cycle.at >= stop:
@@ -217,8 +235,26 @@ def _at_their_rates(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:
             num_steps=num_steps,
         )
         for group in cycle.objective.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         yield batch
+
+
+def _averaging(cycle: Cycle) -> Callable[[int], None]:
+    """Give what moves the average of the weights on after a step, by the number of steps done."""
+    if cycle.average is None:
+        return lambda _: None
+    pairs = [(mean, cycle.moved()[name]) for name, mean in cycle.average.items()]
+    means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def average(num_steps: int) -> None:
+        # Short at first, when the oldest weights are the worst, as TensorFlow's and timm's are.
+        share = min(cycle.recipe.averaging, (1 + num_steps) / (10 + num_steps))
+        get_ema_multi_avg_fn(share)(means, values, None)  # type: ignore[no-untyped-call]
+        for count, now in counts:
+            count.copy_(now)
+
+    return average
 
 
 def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -256,6 +292,8 @@ def progress(cycle: Cycle) -> Iterator[Report]:
         if not all(map(isfinite, losses)):
             raise NotFiniteError(f"epoch {epoch}: the loss of a step is not finite.")
         # Stage 6, evaluation
+        if cycle.average:
+            cycle.show(cycle.average)
         part, _ = cycle.scored
         yield from _timed(cycle, "test_seconds", _evaluation(cycle, epoch))
         scores = _scores(cycle, epoch)
@@ -276,11 +314,12 @@ def progress(cycle: Cycle) -> Iterator[Report]:
         )
     if cycle.best:
         # The test images were not looked at yet; they are scored once, by the best epoch's network.
-        if cycle.last is None:
-            cycle.last = cycle.put(cycle.best.tensors)
+        cycle.show(cycle.best.tensors)
         if cycle.scores is None:
             yield from _evaluation(cycle, cycle.num_scored)
             cycle.scores = _scores(cycle, cycle.best.epoch)
+    elif cycle.average:
+        cycle.show(cycle.average)
 
 
 def _evaluation(cycle: Cycle, epoch: int) -> Iterator[EvaluationReport]:

@@ -39,8 +39,9 @@ class Cycle:
     What moves besides the model: at, how far the training is; num_scored, the epochs that were
     evaluated; tally, the answers of an evaluation under way; scores, of the epoch evaluated last;
     and of the epoch trained on last, step_losses, step_images, and the seconds that its training
-    and its evaluation have taken so far. With validation images: best, the epoch to end with, and
-    last, what the last epoch had moved, once the best one's values are in its place.
+    and its evaluation have taken so far. With validation images: best, the epoch to end with. With
+    averaging: average, of all that training moves. last: what the last step left, while the best
+    epoch's values or the average are in its place, to be scored and saved.
     """
 
     recipe: Recipe
@@ -67,6 +68,7 @@ class Cycle:
     train_seconds: float = 0.0
     test_seconds: float = 0.0
     best: Best | None = None
+    average: dict[str, Tensor] | None = None
     last: dict[str, Tensor] | None = None
 
     @property
@@ -109,6 +111,17 @@ class Cycle:
             for name, value in self.moved().items():
                 value.copy_(tensors[name])
         return before
+
+    def show(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put values to be scored and saved in the place of what the last step left."""
+        before = self.put(tensors)
+        self.last = self.last or before
+
+    def go_on(self) -> None:
+        """Put what the last step left back in its place, to be trained further."""
+        if self.last:
+            self.put(self.last)
+        self.last = None
 
     @property
     def num_images(self) -> int:

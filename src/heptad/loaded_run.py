@@ -111,7 +111,13 @@ def load_run(folder: str | Path, *, device: str = "auto", threads: int | None = 
     with damage_in(folder / "metrics.json"):
         network = network_with(state, recipe, num_classes=len(classes), path=path)
     network = network.to(at).to(memory_format=torch.channels_last)
-    model = Model(network, trained=frozenset(), held=[], start=start)
+    model = Model(
+        network,
+        trained=frozenset(),
+        held=[],
+        start=start,
+        is_mixed=recipe.precision == "bfloat16",
+    )
     return LoadedRun(
         recipe=recipe,
         model=model.eval(),
@@ -164,7 +170,7 @@ def network_with(
         network = architecture.build(recipe.channels, num_classes)
     refuse_differences(path, state, network.state_dict(), what=recipe.architecture)
     for name, value in network.state_dict().items():
-        expected = getattr(torch, recipe.precision) if value.is_floating_point() else value.dtype
+        expected = getattr(torch, recipe.number_type) if value.is_floating_point() else value.dtype
         if state[name].dtype != expected:
             raise ValueError(f"{name} holds {state[name].dtype}, not {expected}")
     network.load_state_dict(state, strict=True, assign=True)

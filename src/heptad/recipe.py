@@ -174,16 +174,19 @@ class Recipe(Settings):
         description="Start weights.",
         json_schema_extra=_in_words(
             "default, a torchvision name such as IMAGENET1K_V1, a .pth or .safetensors file, "
-            "or none for random ones"
+            "the folder of a finished run, or none for random ones"
         ),
     )
-    trainable: Literal["all", "last-layer"] = Field(
-        "all", description="The trained part: every parameter, or the last layer alone."
+    trainable: Literal["all", "last-block", "last-layer"] = Field(
+        "all",
+        description="The trained part: every parameter, the last block of the network and what "
+        "follows it, or the last layer alone.",
     )
-    batchnorm: Literal["frozen", "recalibrated", "drifting"] = Field(
+    batchnorm: Literal["frozen", "recalibrated", "drifting", "held"] = Field(
         "frozen",
         description="Statistics of frozen BatchNorm: the weights' own, re-estimated once on the "
-        "training images, or moving with every batch as in the plain loop.",
+        "training images, or moving with every batch as in the plain loop. Those of BatchNorm in "
+        "the trained part move, unless held, as the weights have them, like all others.",
     )
     frozen_dropout: Literal["on", "off"] = Field(
         "on", description="Dropout inside the frozen part while training."
@@ -226,6 +229,12 @@ class Recipe(Settings):
         "training image, one for each epoch in turn.",
         json_schema_extra=_in_words("a whole number, 1 to 1000, or none"),
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each label that the training loss spreads evenly over all classes.",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none",
         description="Weigh each class alike in the training loss, or each image.",
@@ -247,6 +256,26 @@ class Recipe(Settings):
     weight_decay: float = Field(
         0.0, ge=0, lt=1, description="Shrinks the trained part in every step; not with adam."
     )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="What the learning rate of each block is multiplied with, compared to the "
+        "block behind it; 1 trains all alike.",
+    )
+    gradient_clip: Annotated[float | None, BeforeValidator(_none_from_text)] = Field(
+        None,
+        gt=0,
+        description="Largest norm of a step's gradient; a larger one is scaled down to it.",
+        json_schema_extra=_in_words("a number above 0, or none"),
+    )
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share that an exponential moving average of the weights keeps in each step; "
+        "the average is scored and saved. 0 for none.",
+    )
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Images in a training step.")
     epochs: int = Field(ge=1, le=1_000_000, description="Passes over the training images.")
     seed: int = Field(
@@ -258,8 +287,10 @@ class Recipe(Settings):
         description="At most this many training and this many test images, a stratified sample.",
         json_schema_extra=_in_words("a whole number, at least 1, or none"),
     )
-    precision: Literal["float32", "float64"] = Field(
-        "float32", description="Floating-point type; float64 is for checking, and slow."
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32",
+        description="Floating-point type. float64 is for checking, and slow; bfloat16 is mixed: "
+        "products of layers in 16 bits, weights and sums in float32.",
     )
     feature_dtype: Literal["float32", "float16"] = Field(
         "float32", description="Type in which the features of a frozen trunk are kept."
@@ -303,6 +334,11 @@ class Recipe(Settings):
     def _as_list(self, float_range: tuple[float, float] | None) -> list[float] | None:
         # As JSON gives it back.
         return None if float_range is None else list(float_range)
+
+    @property
+    def number_type(self) -> str:
+        """The type of weights and inputs: float32 also where layers multiply in fewer bits."""
+        return "float64" if self.precision == "float64" else "float32"
 
     @property
     def augments(self) -> bool:

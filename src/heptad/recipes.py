@@ -37,6 +37,46 @@ LENET5 = Recipe(
     epochs=10,
 )
 
+VGG16 = Recipe(
+    name="vgg16",
+    architecture="vgg16",
+    image_size=224,
+    channels=3,
+    mean=0.5,
+    deviation=0.5,
+    weights="default",
+    trainable="last-layer",
+    epochs=5,
+    training_stats="vgg16_training_stats.json",
+)
+
+RESNET50 = Recipe(
+    name="resnet50",
+    architecture="resnet50",
+    image_size=64,
+    channels=3,
+    mean=0.5,
+    deviation=0.5,
+    weights="default",
+    trainable="last-layer",
+    epochs=5,
+    training_stats="metrics.pkl",
+)
+
+# What goes on from a trained last layer: small steps, smaller still for earlier layers.
+FINETUNING = {
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "layer_decay": 0.5,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "gradient_clip": 1.0,
+    "averaging": 0.99,
+    "training_stats": None,
+}
+
 RECIPES: dict[str, ShippedRecipe] = {
     "lenet5": ShippedRecipe(
         recipe=LENET5,
@@ -61,37 +101,55 @@ RECIPES: dict[str, ShippedRecipe] = {
         " on two cores",
     ),
     "vgg16": ShippedRecipe(
-        recipe=Recipe(
-            name="vgg16",
-            architecture="vgg16",
-            image_size=224,
-            channels=3,
-            mean=0.5,
-            deviation=0.5,
-            weights="default",
-            trainable="last-layer",
-            epochs=5,
-            training_stats="vgg16_training_stats.json",
-        ),
+        recipe=VGG16,
         source="Simonyan & Zisserman, arXiv:1409.1556; torchvision's ImageNet weights, frozen",
         command="heptad train vgg16",
         expected="not measured with ImageNet weights",
     ),
     "resnet50": ShippedRecipe(
-        recipe=Recipe(
-            name="resnet50",
-            architecture="resnet50",
-            image_size=64,
-            channels=3,
-            mean=0.5,
-            deviation=0.5,
-            weights="default",
-            trainable="last-layer",
-            epochs=5,
-            training_stats="metrics.pkl",
-        ),
+        recipe=RESNET50,
         source="He et al., arXiv:1512.03385; torchvision's ImageNet weights, frozen",
         command="heptad train resnet50",
+        expected="not measured with ImageNet weights",
+    ),
+    "resnet50-finetune": ShippedRecipe(
+        recipe=RESNET50.changed(
+            name="resnet50-finetune", trainable="all", batchnorm="held", **FINETUNING
+        ),
+        source="goes on from the last layer that `resnet50` has trained, with every layer; lower"
+        " rates for earlier ones, Howard & Ruder, arXiv:1801.06146",
+        command="heptad train resnet50-finetune --weights runs/resnet50-1",
+        expected="not measured with ImageNet weights",
+    ),
+    "vgg16-finetune": ShippedRecipe(
+        recipe=VGG16.changed(name="vgg16-finetune", trainable="last-block", **FINETUNING),
+        source="goes on from the last layer that `vgg16` has trained, with the fifth block and the"
+        " classifier, on kept features of the four blocks before",
+        command="heptad train vgg16-finetune --weights runs/vgg16-1",
+        expected="not measured with ImageNet weights",
+    ),
+    "resnet50-recalibrated": ShippedRecipe(
+        recipe=RESNET50.changed(name="resnet50-recalibrated", batchnorm="recalibrated"),
+        source="`resnet50` with BatchNorm's statistics of the training images, taken once: the"
+        " trap of statistics that drift, with the other way out",
+        command="heptad train resnet50-recalibrated",
+        expected="not measured with ImageNet weights",
+    ),
+    "resnet50-v1": ShippedRecipe(
+        recipe=RESNET50.changed(
+            name="resnet50-v1", weights="IMAGENET1K_V1", normalize="weights", training_stats=None
+        ),
+        source="`resnet50` from the weights of the paper's own training, whose features are said"
+        " to transfer better frozen (Kornblith et al., arXiv:1805.08974, on regularised"
+        " pretraining), given the contrast that they were trained with",
+        command="heptad train resnet50-v1",
+        expected="not measured with ImageNet weights",
+    ),
+    "vgg16-imagenet-norm": ShippedRecipe(
+        recipe=VGG16.changed(name="vgg16-imagenet-norm", normalize="weights", training_stats=None),
+        source="`vgg16` given the mean and contrast that its weights were trained with; the"
+        " recipe's own numbers leave 0.45 of that contrast",
+        command="heptad train vgg16-imagenet-norm",
         expected="not measured with ImageNet weights",
     ),
 }

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from heptad.recipe import Recipe
@@ -55,10 +56,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss to minimise and the optimizer that does it."""
+    """The loss to minimise and the optimizer that does it.
+
+    gradient_clip: largest norm of the gradient of all that the optimizer moves; none if None.
+    """
 
     loss: Loss
     optimizer: Optimizer
+    gradient_clip: float | None = None
+
+    @property
+    def trained(self) -> list[Parameter]:
+        """All that the optimizer moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from heptad.errors import MissingError, OutputError, RecipeError
+from heptad.errors import MissingError, OutputError, RecipeError, WeightsError
 from heptad.files import as_word, remove_leftovers, try_lock, user_path
 from heptad.recipe import Recipe, RunOptions
 
@@ -67,6 +67,28 @@ def is_of_run(path: Path) -> bool:
         return path.name in json.loads((path.parent / "metrics.json").read_bytes())["files"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
+
+
+def saved_weights(folder: Path) -> tuple[Path, str]:
+    """Give the file of the whole network that a finished run saved, and the SHA-256 it noted.
+
+    Raises WeightsError if the folder holds none, or only its trained part.
+    """
+    try:
+        files = dict(json.loads((folder / "metrics.json").read_bytes())["files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise WeightsError(
+            f"the folder {folder} is no finished run to start from.",
+            hint="name a run's folder, a .pth or a .safetensors file",
+        ) from None
+    names = [name for name in files if name.endswith(".pth")]
+    if len(names) != 1 or Path(names[0]).name != names[0] or not (folder / names[0]).is_file():
+        raise WeightsError(
+            f"the run in {folder} has no file of its whole network to start from.",
+            hint=f"`heptad export {as_word(folder)} --format safetensors` writes one from its"
+            " trained part",
+        )
+    return folder / names[0], str(files[names[0]])
 
 
 def refuse_run(folder: Path) -> None:

@@ -23,12 +23,11 @@ class Split:
     """A place where a network can be cut into a trunk and a head.
 
     Both are made of the network's own modules: what trains in the head trains in the network.
-    trunk: gives the part from images [N, C, H, W] to features [N, F], with F = num_features. head:
-    from features to logits [N, K].
+    trunk: gives the part from images [N, C, H, W] to features [N, ...]. head: from features to
+    logits [N, K].
     """
 
     name: str
-    num_features: int
     trunk: Callable[[Any], nn.Module]
     head: Callable[[Any], nn.Module]
 
@@ -43,6 +42,8 @@ class Architecture:
     channels: the numbers of channels it can take. image_sizes: the sides in pixels it can take.
     weights: pretrained weights by name; the first is `default`.
     splits: where it can be cut, the longest trunk first; which one serves depends on the recipe.
+    blocks: from the input to the output, the submodules of each block by name; each may have a
+        learning rate of its own. The last one classifies, the last two are "last-block".
     maps: submodules whose outputs [N, C, H, W] are few enough to be looked at, with their names.
     """
 
@@ -53,6 +54,7 @@ class Architecture:
     image_sizes: range
     weights: dict[str, WeightsFile] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
+    blocks: tuple[tuple[str, ...], ...] = ()
     maps: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +69,28 @@ def _resnet_trunk(resnet: Any) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(1))
 
 
+def _resnet_stem_to_layer3(resnet: Any) -> nn.Module:
+    *layers, _, _, _ = resnet.children()
+    return nn.Sequential(*layers)
+
+
+def _resnet_layer4_to_fc(resnet: Any) -> nn.Module:
+    return nn.Sequential(resnet.layer4, resnet.avgpool, nn.Flatten(1), resnet.fc)
+
+
+# In torchvision's `features`, the first layer of the fifth block of convolutions.
+VGG_BLOCK_5 = 24
+
+
+def _vgg_up_to_block_4(vgg: Any) -> nn.Module:
+    layers: nn.Module = vgg.features[:VGG_BLOCK_5]
+    return layers
+
+
+def _vgg_block_5_to_end(vgg: Any) -> nn.Module:
+    return nn.Sequential(vgg.features[VGG_BLOCK_5:], vgg.avgpool, nn.Flatten(1), vgg.classifier)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "lenet5": Architecture(
         name="lenet5",
@@ -74,6 +98,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         last_layer="fc3",
         channels=(1, 3),
         image_sizes=range(32, 33),
+        blocks=(("conv1",), ("conv2",), ("fc1", "fc2", "fc3")),
         maps={"conv1": "C1", "conv2": "C3"},
     ),
     "vgg16": Architecture(
@@ -85,8 +110,17 @@ ARCHITECTURES: dict[str, Architecture] = {
         image_sizes=range(32, 1025),
         # Dropout, on while training, ends the trunk; what is frozen behind it runs in every step.
         splits=(
-            Split("before classifier.6", 4096, _vgg_trunk(6), lambda vgg: vgg.classifier[6]),
-            Split("after classifier.1", 4096, _vgg_trunk(2), lambda vgg: vgg.classifier[2:]),
+            Split("before classifier.6", _vgg_trunk(6), lambda vgg: vgg.classifier[6]),
+            Split("after classifier.1", _vgg_trunk(2), lambda vgg: vgg.classifier[2:]),
+            Split("before features.24", _vgg_up_to_block_4, _vgg_block_5_to_end),
+        ),
+        blocks=(
+            ("features.0", "features.2"),
+            ("features.5", "features.7"),
+            ("features.10", "features.12", "features.14"),
+            ("features.17", "features.19", "features.21"),
+            ("features.24", "features.26", "features.28"),
+            ("classifier",),
         ),
         weights={
             "IMAGENET1K_V1": WeightsFile.of(
@@ -102,7 +136,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         last_layer="fc",
         channels=(3,),
         image_sizes=range(32, 1025),
-        splits=(Split("before fc", 2048, _resnet_trunk, lambda resnet: resnet.fc),),
+        splits=(
+            Split("before fc", _resnet_trunk, lambda resnet: resnet.fc),
+            Split("before layer4", _resnet_stem_to_layer3, _resnet_layer4_to_fc),
+        ),
+        blocks=(("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("fc",)),
         weights={
             "IMAGENET1K_V2": WeightsFile.of(
                 ResNet50_Weights.IMAGENET1K_V2,

@@ -87,11 +87,13 @@ def tensors_of(cycle: Cycle) -> dict[str, Tensor]:
 
     Raises NotFiniteError if a value is NaN or infinite: no checkpoint holds such a one.
     """
-    # While the best epoch's values are in the network, the last one's are beside it.
+    # While values to be scored are in the network, those of the last step are beside it.
     moved = cycle.last or cycle.moved()
     tensors = {f"network/{name}": value for name, value in moved.items()}
     if cycle.best:
         tensors |= {f"best/{name}": value for name, value in cycle.best.tensors.items()}
+    if cycle.average:
+        tensors |= {f"average/{name}": value for name, value in cycle.average.items()}
     for name, state in _optimizer_states(cycle).items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
     answers = cycle.tally.answers()
@@ -161,6 +163,9 @@ def put_back(cycle: Cycle, checkpoint: Checkpoint) -> list[str]:
     refuse_differences(checkpoint.path, tensors, expected, what="the one of this run")
     cycle.at, cycle.num_scored, cycle.best = at, num_scored, best
     cycle.put(_under("network/", tensors))
+    for name, value in _under("average/", tensors).items():
+        assert cycle.average is not None
+        cycle.average[name].copy_(value)
     _put_back_optimizer(cycle, _under("optimizer/", tensors))
     # With more epochs to train than then, the answers to the test images are worth nothing.
     if logits is not None and cycle.scored[0] == scoring:
@@ -211,6 +216,8 @@ def _expected(
     expected = {f"network/{name}": value for name, value in cycle.moved().items()}
     if has_best:
         expected |= {f"best/{name}": value for name, value in cycle.moved().items()}
+    if cycle.average:
+        expected |= {f"average/{name}": value for name, value in cycle.average.items()}
     if at > START:
         kind = OPTIMIZERS[cycle.recipe.optimizer]
         for name, parameter in cycle.whole.network.named_parameters():
@@ -232,13 +239,13 @@ def _put_back_optimizer(cycle: Cycle, tensors: Mapping[str, Tensor]) -> None:
     Fused Adam goes through memory in its own order: state of other strides than its parameter's
     would silently be another state.
     """
-    names = [name for name, p in cycle.whole.network.named_parameters() if p.requires_grad]
+    names = {parameter: name for name, parameter in cycle.whole.network.named_parameters()}
     states: dict[int, dict[str, Tensor]] = {}
-    for number, parameter in enumerate(cycle.objective.optimizer.param_groups[0]["params"]):
-        own = _under(f"{names[number]}/", tensors)
+    for number, trained in enumerate(cycle.objective.trained):
+        own = _under(f"{names[trained]}/", tensors)
         if own:
             states[number] = {
-                key: torch.empty_like(parameter if value.dim() else value).copy_(value)
+                key: torch.empty_like(trained if value.dim() else value).copy_(value)
                 for key, value in own.items()
             }
     optimizer = cycle.objective.optimizer

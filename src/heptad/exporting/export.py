@@ -98,7 +98,7 @@ def exporting(
         file.flush()
         written = Path(file.name)
         again = _read_back(kind, written, run)
-        answers = yield from _answers((run.model, again.model), source, num_images)
+        answers = yield from _answers((run.model.network, again.model), source, num_images)
         difference = _refuse_differences(format_name, *answers)
         num_bytes, digest = written.stat().st_size, sha256_of(written)
     num_compared = min(num_images, len(source.labels))

@@ -44,7 +44,7 @@ def content_of(run: LoadedRun, texts: Mapping[str, str]) -> bytes:
         _extra(package)
     transform = run.transform
     size = (2, transform.channels, transform.image_size, transform.image_size)
-    example = torch.zeros(size, dtype=getattr(torch, run.recipe.precision), device=run.device)
+    example = torch.zeros(size, dtype=getattr(torch, run.recipe.number_type), device=run.device)
     with _silence():
         program = torch.onnx.export(
             run.model.network,
@@ -194,7 +194,7 @@ def _computing(
     except Exception as error:
         raise _not_computed(path, error) from error
     transform, num_classes = described.transform, len(described.classes)
-    kind = TYPES[described.recipe.precision]
+    kind = TYPES[described.recipe.number_type]
     expected = {
         INPUT: (kind, [transform.channels, transform.image_size, transform.image_size]),
         OUTPUT: (kind, [num_classes]),

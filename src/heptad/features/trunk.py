@@ -69,6 +69,7 @@ class View:
 Places = tuple[View, NDArray[np.int64], Tensor]
 
 FORMAT = 2
+IMAGE_DIMENSIONS = 4
 # A batch of the pass has about this many pixels, but this many images at least: 32 images of 64 px,
 # 4 of 224 px. Larger ones leave the cache, smaller ones spend their time on laying out weights.
 PIXELS_AT_A_TIME = 1 << 17
@@ -98,11 +99,16 @@ class FeatureSource:
     held: Held | None = field(default=None, repr=False, compare=False)
 
     def take(self, indices: Tensor, epoch: int | None) -> Tensor:
-        """Give features [n, F] at `indices`, in the source's type on its device."""
+        """Give features [n, ...] at `indices`, in the source's type on its device.
+
+        Maps [n, C, H, W] come channels last, as images do.
+        """
         rows = self.rows
         if self.views and epoch is not None:
             rows = self.views[epoch % len(self.views)]
-        return rows.take(indices).to(self.device, self.dtype)
+        features = rows.take(indices).to(self.device, self.dtype)
+        is_of_maps = features.dim() == IMAGE_DIMENSIONS
+        return features.contiguous(memory_format=torch.channels_last) if is_of_maps else features
 
 
 def find_split(
@@ -177,7 +183,6 @@ def describe_store(
         "statistics": statistics,
         "precision": recipe.precision,
         "dtype": recipe.feature_dtype,
-        "num_features": split.num_features,
     }
 
 
@@ -207,14 +212,21 @@ def computing(
     augmented = [View(sources.train, epoch) for epoch in range(num_views or 0)]
     views = [*plain, *augmented]
     keys = [view.keys() for view in views]
-    row_bytes = store["num_features"] * np.dtype(store["dtype"]).itemsize
+    trunk.eval()
+    one = torch.zeros(1, dtype=torch.int64)
     shards = yield from filling(
         store,
         np.concatenate(keys),
         compute=lambda lacking, begun: _pass(
-            trunk, views, lacking, store["dtype"], engine=engine, begun=begun
+            trunk,
+            views,
+            lacking,
+            store["dtype"],
+            precision=store["precision"],
+            engine=engine,
+            begun=begun,
         ),
-        row_bytes=row_bytes,
+        row_bytes=lambda: _answer(trunk, views[0].take(one), one, store["dtype"]).nbytes,
         what="the trunk's pass",
         hint="try --feature-dtype float16 or --trunk off",
     )
@@ -282,6 +294,7 @@ def _pass(
     lacking: NDArray[np.int64],
     dtype: str,
     *,
+    precision: str,
     engine: str,
     begun: tuple[str, ...],
 ) -> Computation:
@@ -290,13 +303,15 @@ def _pass(
     engine: as in `RunOptions`. begun: what computed the rows that are there. A pass that began with
     the trunk rewritten ends so, however little is left; one over few images runs it as it is.
     """
-    trunk.eval()
     image_size = views[0].source.transform.image_size
     batch_size = images_at_a_time(image_size)
     batches = list(_batches(views, lacking, batch_size))
     is_small = len(lacking) * image_size**2 < WORTH_REWRITING
-    if engine == "auto" and is_small and REWRITTEN not in begun:
+    is_mixed = precision == "bfloat16"
+    if engine == "auto" and (is_mixed or (is_small and REWRITTEN not in begun)):
         engine = EAGER
+    if is_mixed and engine != EAGER:
+        raise RecipeError(f"engine is {engine}, which computes in float32, not in {precision}.")
     if engine == EAGER or not batches:
         return Computation(EAGER, _answers(trunk, batches, dtype))
     view, _, indices = batches[0]
@@ -327,7 +342,7 @@ def _parts(batch: Places, most: int) -> Iterator[Places]:
 def _answers(
     trunk: nn.Module, batches: Iterable[Places], dtype: str
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """Give the places of each batch and its features [n, F], in order.
+    """Give the places of each batch and its features [n, ...], in order.
 
     Where memory runs out, this batch and all after it are halved, down to single images.
     """
@@ -355,7 +370,7 @@ def _answers(
 def _answer(trunk: nn.Module, inputs: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
     with torch.inference_mode():
         features: Tensor = trunk(inputs).to("cpu", getattr(torch, dtype))
-    is_bad = ~features.isfinite().all(1)
+    is_bad = ~features.flatten(1).isfinite().all(1)
     if is_bad.any():
         raise NotFiniteError(
             f"a feature of image {int(ids[is_bad][0])} is not finite.",

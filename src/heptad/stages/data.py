@@ -557,7 +557,7 @@ def picture_source(
         classes=pictures.classes,
         transform=transform,
         device=device,
-        dtype=getattr(torch, recipe.precision),
+        dtype=getattr(torch, recipe.number_type),
     )
 
 
@@ -644,7 +644,7 @@ def open_source(
         classes=dataset.classes,
         transform=transform,
         device=device,
-        dtype=getattr(torch, recipe.precision),
+        dtype=getattr(torch, recipe.number_type),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from heptad.architectures.states import (
     refuse_differences,
     refuse_not_finite,
 )
-from heptad.errors import DataError, RecipeError, WeightsError, did_you_mean
+from heptad.errors import DamagedError, DataError, RecipeError, WeightsError, did_you_mean
 from heptad.files import sha256_of, user_path
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe
 from heptad.records import Batch
+from heptad.run_folder import saved_weights
 
 
 class Model(nn.Module):
@@ -40,6 +42,8 @@ class Model(nn.Module):
     held: modules that stay in evaluation mode while the rest trains.
     start: what the network started from: the weights' `name`, the `sha256` of their file, and
         `last_layer`, "new" or "kept".
+    is_mixed: layers multiply in bfloat16, as in Kalamkar et al., arXiv:1905.12322; weights, sums
+        and logits stay in their own type.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class Model(nn.Module):
         trained: frozenset[str],
         held: list[nn.Module],
         start: dict[str, Any],
+        is_mixed: bool = False,
     ):
         super().__init__()
         self.network = network
         self.trained = trained
         self.start = start
+        self.is_mixed = is_mixed
         # In a tuple, so that they are not registered a second time.
         self._held = tuple(held)
         for name, parameter in network.named_parameters():
@@ -67,9 +73,15 @@ class Model(nn.Module):
         return self
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give logits [N, K]."""
-        logits: Tensor = self.network(inputs)
-        return logits
+        """Give logits [N, K]; of a part of a network, what it gives."""
+        logits: Tensor
+        if not self.is_mixed:
+            logits = self.network(inputs)
+            return logits
+        # Its exponents are those of float32, so that no gradient has to be scaled as for float16.
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            logits = self.network(inputs)
+        return logits.to(inputs.dtype)
 
     @property
     def has_dropout(self) -> bool:
@@ -91,22 +103,27 @@ class Model(nn.Module):
             trained=frozenset(name for name, p in network.named_parameters() if p.requires_grad),
             held=[module for module in self._held if module in own],
             start=self.start,
+            is_mixed=self.is_mixed,
         )
 
 
 @dataclass(frozen=True)
 class StartWeights:
-    """Where a network's first values come from: a known file, a file of one's own, or a draw."""
+    """Where a network's first values come from: a known file, a file of one's own, or a draw.
+
+    sha256: of the file, where it belongs to a run that noted it.
+    """
 
     name: str
     known: WeightsFile | None = None
     path: Path | None = None
+    sha256: str | None = None
 
 
 def find_weights(name: str, architecture: Architecture) -> StartWeights:
     """Understand a recipe's `weights`, before anything is fetched or read.
 
-    Raises WeightsError if it is no name that the architecture has and no file.
+    Raises WeightsError if it is no name that the architecture has, no file and no finished run.
     """
     if name == "none":
         return StartWeights("none")
@@ -117,12 +134,15 @@ def find_weights(name: str, architecture: Architecture) -> StartWeights:
         resolved = next(iter(architecture.weights)) if name == "default" else name
         return StartWeights(resolved, known=known[name])
     path = user_path(name)
+    if path.is_dir():
+        path, sha256 = saved_weights(path)
+        return StartWeights(path.name, path=path, sha256=sha256)
     if path.is_file():
         return StartWeights(path.name, path=path)
     if path.suffix.lower() in READERS:
         raise WeightsError(f"there is no weights file {name!r}.")
     files = [f"a {suffix} file" for suffix in (".pth", ".safetensors")]
-    choices = [*known, "none", *files]
+    choices = [*known, "none", *files, "a run's folder"]
     raise WeightsError(
         f"{architecture.name} has no weights {name!r}.{did_you_mean(name, choices)}"
         f" Allowed: {', '.join(choices)}."
@@ -142,7 +162,8 @@ def check_model(recipe: Recipe) -> tuple[Architecture, StartWeights]:
     # Without memory or values: enough to see which layers there are.
     with torch.device("meta"):
         network = architecture.build(recipe.channels, 2)
-    _held(recipe, network, _trained_names(recipe, architecture, network))
+    _held(recipe, network, trained_prefixes(recipe, architecture))
+    rate_groups(recipe, architecture, network)
     return architecture, weights
 
 
@@ -165,36 +186,78 @@ def build_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(recipe.seed, "start"))
             network, start = _start(recipe, architecture, weights, num_classes)
-    network = network.to(device, getattr(torch, recipe.precision)).to(
+    network = network.to(device, getattr(torch, recipe.number_type)).to(
         memory_format=torch.channels_last
     )
-    trained = _trained_names(recipe, architecture, network)
-    return Model(network, trained=trained, held=_held(recipe, network, trained), start=start)
+    prefixes = trained_prefixes(recipe, architecture)
+    return Model(
+        network,
+        trained=frozenset(n for n, _ in network.named_parameters() if _is_within(n, prefixes)),
+        held=_held(recipe, network, prefixes),
+        start=start,
+        is_mixed=recipe.precision == "bfloat16",
+    )
 
 
-def _trained_names(
-    recipe: Recipe, architecture: Architecture, network: nn.Module
-) -> frozenset[str]:
-    names = [name for name, _ in network.named_parameters()]
+def trained_prefixes(recipe: Recipe, architecture: Architecture) -> tuple[str, ...]:
+    """Name the submodules that are trained with all that is in them; "" is the whole network.
+
+    Raises RecipeError if the last block is to be trained of a network that has none.
+    """
+    if recipe.trainable == "last-block" and not architecture.blocks:
+        raise RecipeError(f"trainable is last-block, but {architecture.name} has no blocks.")
     choices = {
-        "all": names,
-        "last-layer": [name for name in names if name.startswith(f"{architecture.last_layer}.")],
+        "all": ("",),
+        "last-block": tuple(chain(*architecture.blocks[-2:])),
+        "last-layer": (architecture.last_layer,),
     }
-    return frozenset(choices[recipe.trainable])
+    return choices[recipe.trainable]
 
 
-def _held(recipe: Recipe, network: nn.Module, trained: frozenset[str]) -> list[nn.Module]:
-    """Choose the frozen layers that stay in evaluation mode; refuse settings without effect."""
-    if recipe.trainable == "all":
-        frozen = []
-    else:
-        frozen = [
-            module
-            for prefix, module in network.named_modules()
-            if not any(f"{prefix}.{name}" in trained for name, _ in module.named_parameters())
-        ]
+def _is_within(name: str, prefixes: Iterable[str]) -> bool:
+    """Tell whether a parameter or module is one of those named, or in one of them."""
+    return any(not prefix or f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def rate_groups(
+    recipe: Recipe, architecture: Architecture, network: nn.Module
+) -> list[dict[str, Any]]:
+    """Group the trained parameters by learning rate, as an optimizer takes them, output last.
+
+    Each group has its `rate_factor`: 1 for the last block, for each one before it the recipe's
+    layer_decay once more (Howard & Ruder, arXiv:1801.06146). Raises RecipeError if that would have
+    no effect, or a trained parameter is in no block.
+    """
+    prefixes = trained_prefixes(recipe, architecture)
+    trained = {n: p for n, p in network.named_parameters() if _is_within(n, prefixes)}
+    if recipe.layer_decay == 1:
+        return [{"params": [*trained.values()], "rate_factor": 1.0}]
+    groups: list[dict[str, Any]] = []
+    for distance, block in enumerate(reversed(architecture.blocks)):
+        names = [name for name in trained if _is_within(name, block)]
+        if names:
+            factor = recipe.layer_decay**distance
+            groups.insert(0, {"params": [trained.pop(n) for n in names], "rate_factor": factor})
+    if trained or len(groups) < 2:
+        raise RecipeError(
+            f"layer_decay is {recipe.layer_decay:g}, but {architecture.name} with trainable ="
+            f" {recipe.trainable} has one block that is trained; leave it at 1."
+        )
+    return groups
+
+
+def _held(recipe: Recipe, network: nn.Module, trained: tuple[str, ...]) -> list[nn.Module]:
+    """Choose the layers that stay in evaluation mode; refuse settings without effect.
+
+    trained: the submodules that are trained.
+    """
+    modules = dict(network.named_modules())
+    all_norms = [module for module in modules.values() if isinstance(module, _BatchNorm)]
+    frozen = [module for name, module in modules.items() if not _is_within(name, trained)]
     norms = [module for module in frozen if isinstance(module, _BatchNorm)]
     dropouts = [module for module in frozen if isinstance(module, _DropoutNd)]
+    if recipe.batchnorm == "held":
+        norms = all_norms
     for setting, default, layers in (
         ("batchnorm", "frozen", norms),
         ("frozen_dropout", "on", dropouts),
@@ -221,6 +284,10 @@ def _start(
     else:
         assert weights.path is not None
         path, sha256 = weights.path, sha256_of(weights.path)
+        if weights.sha256 not in (None, sha256):
+            raise DamagedError(
+                f"{path} is not what was saved: its SHA-256 is {sha256}, not {weights.sha256}."
+            )
     # Without memory of its own: the file's tensors become the parameters, copied nowhere.
     with torch.device("meta"):
         network = architecture.build(recipe.channels, num_classes)

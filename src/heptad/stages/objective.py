@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,29 +38,35 @@ OPTIMIZERS = {
 
 def configure_objective(
     recipe: Recipe,
-    trained: list[nn.Parameter],
+    trained: Sequence[nn.Parameter | dict[str, Any]],
     labels: Tensor | None = None,
     *,
     num_classes: int = 0,
 ) -> Objective:
     """Give cross entropy, and the recipe's optimizer of the parameters `trained` and no other.
 
-    labels: of the training images, int64 [N], which balanced class weights are counted from.
+    trained: parameters, or groups of them as `torch.optim` takes them. labels: of the training
+    images, int64 [N], which balanced class weights are counted from.
     num_classes: of the network, where the largest label may not be its last. Raises RecipeError if
     those weights are wanted without labels.
     """
-    # One kernel for the whole step instead of a dozen a parameter; other devices may lack it.
-    fused = trained[0].device.type in ("cpu", "cuda")
-    loss: Loss = cross_entropy
+    first = trained[0]
+    parameter = first["params"][0] if isinstance(first, dict) else first
+    weights = None
     if recipe.class_weights == "balanced":
         if labels is None:
             raise RecipeError("class_weights is balanced, which needs the training labels.")
-        weights = balanced_weights(labels, num_classes).to(trained[0])
-        loss = partial(cross_entropy, weight=weights)
+        weights = balanced_weights(labels, num_classes).to(parameter)
+    # Smoothed as in Szegedy et al., arXiv:1512.00567, section 7.
+    loss: Loss = partial(cross_entropy, weight=weights, label_smoothing=recipe.label_smoothing)
     optimizer = OPTIMIZERS[recipe.optimizer].build(
-        trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
+        trained,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        # One kernel for the whole step instead of a dozen a parameter; other devices may lack it.
+        fused=parameter.device.type in ("cpu", "cuda"),
     )
-    return Objective(loss=loss, optimizer=optimizer)
+    return Objective(loss=loss, optimizer=optimizer, gradient_clip=recipe.gradient_clip)
 
 
 def balanced_weights(labels: Tensor, num_classes: int = 0) -> Tensor:

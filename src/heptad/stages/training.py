@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from heptad.errors import NotFiniteError
 from heptad.records import Batch, Objective
@@ -32,6 +33,8 @@ def train_steps(
         if loss.device.type == "cpu" and not loss.isfinite():
             raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits))
         loss.backward()  # type: ignore[no-untyped-call]
+        if objective.gradient_clip is not None:
+            clip_grad_norm_(objective.trained, objective.gradient_clip)
         objective.optimizer.step()
         yield batch, loss.detach()
 

@@ -63,8 +63,8 @@ def train(recipe: str, /, *, no_report: NoReport = False, json: Json = False, **
     Parameters
     ----------
     recipe
-        A recipe's name (lenet5, lenet5-fast, vgg16, resnet50), a .toml or .json file, or an earlier
-        run's folder.
+        A recipe's name, as `heptad recipes` lists them, a .toml or .json file, or an earlier run's
+        folder.
     """
     loaded = load_recipe(recipe, **given(flags, Recipe))
     options = RunOptions(**given(flags, RunOptions))

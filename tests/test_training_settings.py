@@ -1,0 +1,286 @@
+"""Settings of modern training: smoothed labels, clipped gradients, averaged weights, blocks."""
+
+from __future__ import annotations
+
+from itertools import islice, pairwise
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet50, vgg16
+
+import heptad
+from heptad.cycle import refuse_moved
+from heptad.errors import DamagedError, RecipeError, WeightsError
+from heptad.recipe import RunOptions
+from heptad.records import Position
+from heptad.stages.objective import configure_objective
+from killing import metrics_of, result_of
+
+
+@pytest.fixture
+def recipe(digits):
+    return heptad.load_recipe("lenet5", data=str(digits), limit=96, batch_size=32, epochs=2)
+
+
+@pytest.fixture
+def small(digits):
+    """Larger networks at 32 pixels with random weights: the same code at a part of the cost."""
+    return {
+        "data": str(digits),
+        "weights": "none",
+        "image_size": 32,
+        "limit": 32,
+        "batch_size": 16,
+        "trainable": "last-block",
+    }
+
+
+def weights_of(cycle):
+    return {name: value.clone() for name, value in cycle.whole.network.state_dict().items()}
+
+
+def trajectory(recipe, num_steps):
+    """The weights before the first step and after each of the first few."""
+    cycle = heptad.prepare(recipe)
+    steps = heptad.steps(cycle, Position(2))
+    return [weights_of(cycle), *(weights_of(cycle) for _ in islice(steps, num_steps))]
+
+
+def test_smoothing_spreads_a_share_of_each_label_over_all_classes(recipe):
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1])
+    loss = configure_objective(recipe.changed(label_smoothing=0.3), [nn.Parameter(logits)]).loss
+    penalties = -logits.log_softmax(1)
+    # 0.3 of each label is spread over three classes, 0.7 stay where they were.
+    expected = (0.7 * (penalties[0, 0] + penalties[1, 1]) + 0.1 * penalties.sum()) / 2
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_losses_of_an_evaluation_are_not_smoothed(recipe):
+    first, second = (
+        heptad.prepare(recipe.changed(label_smoothing=share, learning_rate=1e-12))
+        for share in (0.0, 0.5)
+    )
+    plain, smoothed = (next(iter(heptad.epochs(cycle))) for cycle in (first, second))
+    assert smoothed.scores.loss == pytest.approx(plain.scores.loss, rel=1e-6)
+    assert smoothed.train_loss != plain.train_loss
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_a_gradient_is_scaled_down_to_the_largest_norm_and_never_up(recipe, clip):
+    settings = {"optimizer": "sgd", "learning_rate": 0.001, "precision": "float64"}
+    recipe = recipe.changed(**settings)
+    plain, clipped = (
+        torch.cat([(after[name] - before[name]).flatten() for name in before])
+        for before, after in (
+            trajectory(recipe, 1),
+            trajectory(recipe.changed(gradient_clip=clip), 1),
+        )
+    )
+    # Nesterov's first step with a momentum of 0.9 is 1.9 gradients long.
+    norm = plain.norm().item() / (1.9 * 0.001)
+    assert norm > 0.01
+    expected = plain * min(1.0, clip / norm)
+    torch.testing.assert_close(clipped, expected, rtol=1e-5, atol=1e-12)
+
+
+def test_the_average_of_the_weights_is_saved_and_scored(recipe, tmp_path):
+    recipe = recipe.changed(averaging=0.6, precision="float64")
+    run = heptad.train(recipe, heptad.RunOptions(out=str(tmp_path / "run")))
+    plain, *walked = trajectory(recipe.changed(averaging=0.0), 6)
+    expected = dict(plain)
+    for number, weights in enumerate(walked, start=1):
+        share = min(0.6, (1 + number) / (10 + number))
+        expected = {
+            name: share * mean + (1 - share) * weights[name] for name, mean in expected.items()
+        }
+    saved = torch.load(next(run.folder.glob("*.pth")), weights_only=True)
+    for name, value in saved.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+    # What was scored is what was saved, and is not what was trained on.
+    assert heptad.load_run(run.folder).evaluate().loss == pytest.approx(run.scores.loss, rel=1e-6)
+    assert not torch.equal(saved["fc3.bias"], walked[-1]["fc3.bias"])
+
+
+def test_averaging_does_not_change_the_steps(recipe):
+    plain, averaged = (
+        [loss for report in heptad.epochs(heptad.prepare(each)) for loss in report.step_losses]
+        for each in (recipe, recipe.changed(averaging=0.9))
+    )
+    assert averaged == plain
+
+
+MODERN = {"averaging": 0.9, "gradient_clip": 1.0, "label_smoothing": 0.1, "layer_decay": 0.7}
+
+
+@pytest.mark.parametrize("settings", [{}, {"validation": 0.3}], ids=["test", "validation"])
+def test_a_run_left_in_steps_and_evaluations_goes_on_to_the_bit(recipe, settings, tmp_path):
+    recipe = recipe.changed(**MODERN, **settings)
+    options = heptad.RunOptions(out=str(tmp_path / "run"), resume=True, threads=1)
+    last = None
+    while not isinstance(last, heptad.Run):
+        events = heptad.run(recipe, options)
+        # What was prepared, and two reports: of steps, scored batches, epochs.
+        *_, last = islice(events, 3)
+        events.close()
+    heptad.train(recipe, options.changed(out=str(tmp_path / "once")))
+    assert result_of(tmp_path / "run") == result_of(tmp_path / "once")
+    # A control: it was left in the midst of evaluations too, so that steps are named twice.
+    resumed_from = metrics_of(tmp_path / "run")["execution"]["resumed_from"]
+    assert len(resumed_from) > len(set(resumed_from)) > 2
+
+
+def test_an_averaged_run_goes_on_for_more_epochs_from_the_last_step(recipe, tmp_path):
+    recipe = recipe.changed(averaging=0.9)
+    options = heptad.RunOptions(out=str(tmp_path / "run"), resume=True, threads=1)
+    heptad.train(recipe.changed(epochs=1), options)
+    heptad.train(recipe, options)
+    heptad.train(recipe, options.changed(out=str(tmp_path / "once")))
+    assert result_of(tmp_path / "run") == result_of(tmp_path / "once")
+
+
+def test_an_averaged_run_whose_results_were_lost_is_written_again_from_its_checkpoint(
+    recipe, tmp_path
+):
+    options = heptad.RunOptions(out=str(tmp_path / "run"), resume=True, threads=1)
+    heptad.train(recipe.changed(averaging=0.9), options)
+    expected = result_of(tmp_path / "run")
+    for name in ("metrics.json", "lenet5_digits.pth"):
+        (tmp_path / "run" / name).unlink()
+    heptad.train(recipe.changed(averaging=0.9), options)
+    assert result_of(tmp_path / "run") == expected
+
+
+def test_each_block_before_the_last_has_the_decayed_rate(recipe):
+    cycle = heptad.prepare(recipe.changed(layer_decay=0.5, learning_rate=0.01))
+    step = next(heptad.steps(cycle, Position(1)))
+    rates = {
+        parameter.data_ptr(): group["lr"]
+        for group in cycle.objective.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    named = {name: rates[p.data_ptr()] for name, p in cycle.whole.network.named_parameters()}
+    assert {name.split(".")[0]: rate for name, rate in named.items()} == {
+        "conv1": 0.0025,
+        "conv2": 0.005,
+        "fc1": 0.01,
+        "fc2": 0.01,
+        "fc3": 0.01,
+    }
+    assert step.learning_rate == 0.01
+
+
+def test_a_decay_that_would_have_no_effect_is_refused(small):
+    recipe = heptad.load_recipe("resnet50", **small | {"trainable": "last-layer"})
+    with pytest.raises(RecipeError, match="one block that is trained; leave it at 1"):
+        heptad.prepare(recipe.changed(layer_decay=0.5))
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "held"])
+def test_the_last_block_of_resnet50_is_layer4_and_what_follows(small, batchnorm):
+    cycle = heptad.prepare(heptad.load_recipe("resnet50", **small, batchnorm=batchnorm))
+    plain = resnet50(num_classes=10)
+    assert count(cycle.model) == count(plain.layer4, plain.fc)
+    assert sum(p.numel() for p in cycle.objective.trained) == count(plain.layer4, plain.fc)
+    before = weights_of(cycle)
+    list(heptad.steps(cycle, Position(1)))
+    after = weights_of(cycle)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in moved} == {"layer4", "fc"}
+    is_statistic = ("running" in name or "num_batches" in name for name in moved)
+    # The statistics of trained BatchNorm go by the batches, unless they are held.
+    assert any(is_statistic) == (batchnorm == "frozen")
+    refuse_moved(cycle)
+    assert cycle.trunk == "trunk that ends before layer4"
+
+
+@pytest.mark.slow
+def test_the_last_block_of_vgg16_is_the_fifth_of_convolutions_and_what_follows(small):
+    cycle = heptad.prepare(heptad.load_recipe("vgg16", **small))
+    plain = vgg16(num_classes=10, init_weights=False)
+    assert count(cycle.model) == count(plain.features[24:], plain.classifier)
+    list(heptad.steps(cycle, Position(1)))
+    refuse_moved(cycle)
+    assert cycle.trunk == "trunk that ends before features.24"
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "held"])
+def test_a_last_block_on_kept_features_trains_as_in_the_plain_loop(small, batchnorm):
+    # Not with Adam, whose first steps are as long for a rounding error as for a slope.
+    small |= {"optimizer": "sgd", "learning_rate": 1e-4, "layer_decay": 0.5}
+    recipe = heptad.load_recipe("resnet50", **small, batchnorm=batchnorm, precision="float64")
+    losses = []
+    for options in (RunOptions(), RunOptions(trunk="off")):
+        cycle = heptad.prepare(recipe, options)
+        losses.append([step.loss for step in heptad.steps(cycle, Position(2))])
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    # A control: the steps changed something.
+    assert all(one != other for one, other in pairwise(losses[0]))
+
+
+def test_mixed_precision_multiplies_in_16_bits_and_keeps_float32_weights(recipe, tmp_path):
+    plain = heptad.prepare(recipe)
+    cycle = heptad.prepare(recipe.changed(precision="bfloat16"))
+    inputs = cycle.sources.train.take(torch.arange(32), None)
+    exact, rounded = (each.model.eval()(inputs) for each in (plain, cycle))
+    assert inputs.dtype == exact.dtype == rounded.dtype == torch.float32
+    # bfloat16 has 8 bits: an eighth of a percent of the largest value, in every layer.
+    assert 1e-5 < ((rounded - exact).abs().max() / exact.abs().max()).item() < 0.03
+    run = heptad.train(cycle.recipe, RunOptions(out=str(tmp_path / "run")))
+    saved = torch.load(next(run.folder.glob("*.pth")), weights_only=True)
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert heptad.load_run(run.folder).evaluate().loss == pytest.approx(run.scores.loss, rel=1e-6)
+
+
+def test_features_in_mixed_precision_are_others_than_in_float32(small):
+    small |= {"trainable": "last-layer"}
+    exact, mixed = (
+        heptad.prepare(heptad.load_recipe("resnet50", **small, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    first, second = (each.sources.train.take(torch.arange(8), None) for each in (exact, mixed))
+    assert 1e-5 < ((first - second).abs().max() / first.abs().max()).item() < 0.05
+    other = heptad.load_recipe("resnet50", **small, precision="bfloat16", mean=0.4)
+    with pytest.raises(RecipeError, match="engine is rewritten, which computes in float32"):
+        heptad.prepare(other, RunOptions(engine="rewritten"))
+
+
+def test_a_run_goes_on_from_where_another_ended(small, tmp_path):
+    small = small | {"trainable": "last-layer", "weights": "none"}
+    head = heptad.train(
+        heptad.load_recipe("resnet50", **small), RunOptions(out=str(tmp_path / "head"))
+    )
+    recipe = heptad.load_recipe(
+        "resnet50-finetune", **small | {"weights": str(head.folder), "trainable": "all"}
+    )
+    cycle = heptad.prepare(recipe)
+    saved = torch.load(head.folder / "resnet50_digits.pth", weights_only=True)
+    state = cycle.whole.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in saved.items())
+    assert cycle.whole.start == {
+        "name": "resnet50_digits.pth",
+        "sha256": head.metrics["files"]["resnet50_digits.pth"],
+        "last_layer": "kept",
+    }
+    # What it rests on is noted, so that other bytes under that name are seen.
+    content = bytearray((head.folder / "resnet50_digits.pth").read_bytes())
+    content[-100_000] ^= 1
+    (head.folder / "resnet50_digits.pth").write_bytes(content)
+    with pytest.raises(DamagedError, match="is not what was saved"):
+        heptad.prepare(recipe)
+
+
+def test_a_run_without_its_whole_network_is_no_start_and_the_way_out_is_said(small, tmp_path):
+    small = small | {"trainable": "last-layer"}
+    options = RunOptions(out=str(tmp_path / "head"), save="trained-part")
+    heptad.train(heptad.load_recipe("resnet50", **small), options)
+    other = heptad.load_recipe("resnet50", **small | {"weights": str(tmp_path / "head")})
+    with pytest.raises(WeightsError, match="no file of its whole network") as caught:
+        heptad.prepare(other)
+    assert "heptad export" in caught.value.hint
