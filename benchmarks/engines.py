@@ -3,10 +3,10 @@
     python benchmarks/engines.py [resnet50] [vgg16] [--rounds 3] [--compile] [--openvino]
 
 ResNet50 at 64 pixels and VGG16 at 224 pixels, made weights, in the batches of Heptad's pass: the
-network as it is, laid channels last, and rewritten as Heptad runs it; with --compile torch.compile
-with freezing (which needs a C++ compiler), with --openvino OpenVINO in float32 (`pip install
-openvino`). The ways take turns; the median of the rounds counts, a ratio is against the network as
-it is.
+network as it is, laid channels last, rewritten as Heptad runs it, and mixed as with `precision =
+bfloat16`; with --compile torch.compile with freezing (which needs a C++ compiler), with --openvino
+OpenVINO in float32 (`pip install openvino`). The ways take turns; the median of the rounds counts,
+a ratio is against the network as it is.
 """
 
 from __future__ import annotations
@@ -55,11 +55,22 @@ def in_openvino(trunk: nn.Module, images: Tensor) -> Compute:
     return lambda batch: torch.from_numpy(compiled_model(batch.numpy())[0])
 
 
+def in_bfloat16(trunk: nn.Module, _: Tensor) -> Compute:
+    laid = copy.deepcopy(trunk).to(memory_format=torch.channels_last)
+
+    def compute(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return laid(images)
+
+    return compute
+
+
 # What makes each way out of a trunk and a batch of images.
 WAYS: dict[str, Callable[[nn.Module, Tensor], Compute]] = {
     "the network as it is": lambda trunk, _: trunk,
     "channels last": lambda trunk, _: copy.deepcopy(trunk).to(memory_format=torch.channels_last),
     "rewritten": lambda trunk, images: rewritten(trunk, images[:1], batch_size=len(images)),
+    "mixed, bfloat16": in_bfloat16,
     "compiled, frozen": compiled,
     "OpenVINO, float32": in_openvino,
 }
