@@ -65,7 +65,7 @@ from heptad.stages.model import (
     rate_groups,
     refuse_lone_images,
 )
-from heptad.stages.objective import configure_objective
+from heptad.stages.objective import LOSSES, configure_objective
 from heptad.stages.training import train_steps
 from heptad.stores import make_room
 
@@ -333,7 +333,7 @@ def _evaluation(cycle: Cycle, epoch: int) -> Iterator[EvaluationReport]:
 
 def _scores(cycle: Cycle, epoch: int) -> Scores:
     try:
-        return cycle.tally.scores()
+        return cycle.tally.scores(LOSSES[cycle.recipe.loss])
     except NotFiniteError as error:
         raise NotFiniteError(
             f"step {cycle.num_steps}, epoch {epoch}: {error.message}",

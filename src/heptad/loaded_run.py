@@ -25,6 +25,7 @@ from heptad.stages.data import ImageSource, Transform, opening_test, ordered_bat
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
+from heptad.stages.objective import LOSSES
 from heptad.stages.saving import (
     PICTURES,
     TRAINED_PART,
@@ -61,7 +62,7 @@ class LoadedRun(Classifier):
             yield EvaluationReport(
                 len(self.metrics["epochs"]), tally.num_images, len(source.labels)
             )
-        yield tally.scores()
+        yield tally.scores(LOSSES[self.recipe.loss])
 
     def opening(
         self, data: str | None = None, *, memory: int = RunOptions().memory

@@ -56,7 +56,7 @@ def plot_training(
         left.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
         left.yaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("epoch")
-    left.set_ylabel("cross entropy (nats per image)")
+    left.set_ylabel("loss (nats per image)")
     left.legend(frameon=False, fontsize=9)
 
     right.set_title(f"Accuracy on the {part} images", fontsize=11, loc="left")

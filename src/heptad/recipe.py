@@ -229,6 +229,11 @@ class Recipe(Settings):
         "training image, one for each epoch in turn.",
         json_schema_extra=_in_words("a whole number, 1 to 1000, or none"),
     )
+    loss: Literal["cross-entropy", "map"] = Field(
+        "cross-entropy",
+        description="What training makes small: cross entropy, or the same with one class more that"
+        " is never right (LeCun et al. 1998, equation 9).",
+    )
     label_smoothing: float = Field(
         0.0,
         ge=0,
@@ -325,6 +330,11 @@ class Recipe(Settings):
             raise RecipeError(
                 f"weight_decay is {self.weight_decay:g}, which adam divides by each gradient's"
                 " size. Use adamw or sgd."
+            )
+        if self.label_smoothing and self.loss == "map":
+            raise RecipeError(
+                f"label_smoothing is {self.label_smoothing:g}, which with loss = map would call"
+                " every image rubbish in part. Use cross-entropy."
             )
         if self.views is not None and not self.augments:
             raise RecipeError(f"views is {self.views}, but no augmentation is set.")

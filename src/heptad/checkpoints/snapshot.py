@@ -27,7 +27,7 @@ from heptad.files import digest_of
 from heptad.recipe import Recipe
 from heptad.records import START, Figures, Position
 from heptad.stages.evaluation import Answers, Tally
-from heptad.stages.objective import OPTIMIZERS
+from heptad.stages.objective import LOSSES, OPTIMIZERS
 from heptad.stages.saving import package_versions
 
 # A resume with another of these is right, but its sums may differ in the last bits.
@@ -175,7 +175,7 @@ def put_back(cycle: Cycle, checkpoint: Checkpoint) -> list[str]:
         cycle.tally = Tally()
         cycle.tally.add(Answers(logits.to(cycle.device), labels, ids))
         if len(logits) == len(source.labels) and scoring == "test":
-            cycle.scores = cycle.tally.scores()
+            cycle.scores = cycle.tally.scores(LOSSES[cycle.recipe.loss])
     now = circumstances(cycle)
     return [
         f"{name} is {now[name]}, was {before.get(name)}"

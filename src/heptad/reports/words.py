@@ -47,6 +47,11 @@ STARTS = {
 
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "Nesterov's gradient descent"}
 
+LOSSES = {
+    "cross-entropy": "cross entropy",
+    "map": "cross entropy with one class more, rubbish, that is never right",
+}
+
 
 def _objective_words(recipe: Recipe) -> str:
     """Say by what the loss was made small."""

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from heptad.errors import DataError, NotFiniteError
 from heptad.records import Batch, Loss, Scores
@@ -73,7 +72,7 @@ class Tally:
             return None
         return Answers(*(column[: self.num_images] for column in self._columns))
 
-    def scores(self, loss: Loss = cross_entropy) -> Scores:
+    def scores(self, loss: Loss) -> Scores:
         """Turn the answers into scores; every image counts once, whatever its batch's size.
 
         Raises DataError if there are none, NotFiniteError if a logit is NaN or infinite: NaN would

@@ -1,4 +1,4 @@
-"""Stage 4: what is minimised, and by what: cross entropy, by an optimizer of the trained part."""
+"""Stage 4: what is minimised, and by what: a loss, by an optimizer of the trained part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from heptad.errors import RecipeError
@@ -35,6 +35,24 @@ OPTIMIZERS = {
     "sgd": OptimizerKind(partial(SGD, momentum=0.9, nesterov=True), (), ("momentum_buffer",)),
 }
 
+# The logit of the class "rubbish". The paper says only that j is positive.
+RUBBISH = -1.0
+
+
+def map_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Give the mean of -z_label + log(e^-j + sum over k of e^z_k): cross entropy beside "rubbish".
+
+    logits: z, [N, K]. weight: of the classes [K]. A class of its own, with the logit -j and never
+    right, keeps penalties that are large already from growing on: LeCun et al. 1998,
+    doi:10.1109/5.726791, equation 9, where z is minus the paper's y.
+    """
+    padded = None if weight is None else pad(weight, (0, 1))
+    return cross_entropy(pad(logits, (0, 1), value=RUBBISH), labels, weight=padded)
+
+
+# Each takes weights of the classes, too, as `weight`.
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": cross_entropy, "map": map_loss}
+
 
 def configure_objective(
     recipe: Recipe,
@@ -43,7 +61,7 @@ def configure_objective(
     *,
     num_classes: int = 0,
 ) -> Objective:
-    """Give cross entropy, and the recipe's optimizer of the parameters `trained` and no other.
+    """Give the recipe's loss, and its optimizer of the parameters `trained` and no other.
 
     trained: parameters, or groups of them as `torch.optim` takes them. labels: of the training
     images, int64 [N], which balanced class weights are counted from.
@@ -57,8 +75,10 @@ def configure_objective(
         if labels is None:
             raise RecipeError("class_weights is balanced, which needs the training labels.")
         weights = balanced_weights(labels, num_classes).to(parameter)
-    # Smoothed as in Szegedy et al., arXiv:1512.00567, section 7.
-    loss: Loss = partial(cross_entropy, weight=weights, label_smoothing=recipe.label_smoothing)
+    loss: Loss = partial(LOSSES[recipe.loss], weight=weights)
+    if recipe.label_smoothing:
+        # Szegedy et al., arXiv:1512.00567, section 7.
+        loss = partial(loss, label_smoothing=recipe.label_smoothing)
     optimizer = OPTIMIZERS[recipe.optimizer].build(
         trained,
         lr=recipe.learning_rate,
