@@ -63,7 +63,7 @@ from heptad.stages.data import Transform
 assert torch.backends.cpu.get_cpu_capability() == "DEFAULT"
 images = np.load(sys.argv[1])
 for size in (32, 64, 224):
-    ours = Transform(size, 1, (0.5,), (0.5,)).resize(torch.from_numpy(images))
+    ours = Transform(size, 1, (0.5,), (0.5,)).to_size(torch.from_numpy(images))
     for image, pixels in zip(images, ours):
         assert torch.equal(pil_to_tensor(resize(Image.fromarray(image[0]), [size, size])), pixels)
 print("equal")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heptad.datasets import digit_pictures
-from heptad.datasets.pictures import Decoding, resize_picture
+from heptad.datasets.pictures import FITS, Decoding
 from heptad.errors import ImageError, NoDigitError, NotFiniteError, RecipeError
 from heptad.recipe import Recipe
 from heptad.stages.data import Transform
@@ -71,7 +71,7 @@ class Classifier:
         as_digit: AsDigit = "auto",
         on_bad_image: Callable[[Path, ImageError], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Classify pictures in their order, decoded and resized as in training, a few at a time.
+        """Classify pictures in their order, decoded and sized as in training, a few at a time.
 
         as_digit: see `feed`. on_bad_image: is told of a picture that cannot be used, which is then
         passed over; without it the error is raised. Raises ImageError for a file that is no
@@ -145,15 +145,16 @@ class Classifier:
 
     def _fitted(self, pixels: NDArray[np.uint8], as_digit: AsDigit, *, name: str) -> Fed:
         """Make of decoded pixels, [C, H, W], what the network is given."""
-        size = self.transform.image_size
-        if not self._shows_as_digit(as_digit):
-            return Fed(resize_picture(pixels, size))
-        if as_digit == "auto" and digit_pictures.is_like_mnist(pixels):
-            return Fed(resize_picture(pixels, size))
+        size, fit = self.transform.image_size, FITS[self.transform.fit]
+        is_as_it_is = not self._shows_as_digit(as_digit) or (
+            as_digit == "auto" and digit_pictures.is_like_mnist(pixels)
+        )
+        if is_as_it_is:
+            return Fed(fit(pixels, size, name=name))
         digit = digit_pictures.as_digit(pixels)
         if digit is None:
             raise NoDigitError(
                 f"{name} shows no digit: nothing in it stands out clearly from its ground.",
                 hint="with as_digit = no a picture is classified as it is",
             )
-        return Fed(resize_picture(digit.pixels, size), digit.pixels, digit.box)
+        return Fed(fit(digit.pixels, size, name=name), digit.pixels, digit.box)

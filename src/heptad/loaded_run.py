@@ -142,7 +142,8 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
     transform = Transform.from_document(document["transform"])
     numbers = (*transform.mean, *transform.deviation)
     fits = (
-        (transform.image_size, transform.channels) == (recipe.image_size, recipe.channels)
+        (transform.image_size, transform.channels, transform.fit)
+        == (recipe.image_size, recipe.channels, recipe.fit)
         and len(transform.mean) == len(transform.deviation) in (1, recipe.channels)
         and all(map(isfinite, numbers))
         and min(transform.deviation) > 0

@@ -133,8 +133,11 @@ class Recipe(Settings):
             " folders"
         ),
     )
-    image_size: int = Field(
-        ge=1, le=1024, description="Side in pixels that every image is resized to."
+    image_size: int = Field(ge=1, le=1024, description="Side in pixels of what the network sees.")
+    fit: Literal["resize", "pad"] = Field(
+        "resize",
+        description="How an image comes to that size: resized, or left as it is in the middle of"
+        " black.",
     )
     channels: Annotated[Literal[1, 3], BeforeValidator(_digit_from_text)] = Field(
         description="Channels the network sees; gray images are repeated to 3."

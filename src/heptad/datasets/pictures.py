@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -356,9 +356,38 @@ def to_gray(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return gray
 
 
+def margins(shape: Sequence[int], size: int) -> tuple[int, int, int, int]:
+    """Give what an image [..., H, W] lacks left, right, above and below to lie amid size x size.
+
+    What is odd is one more on the right and below; below 0 where the image is larger.
+    """
+    height, width = shape[-2:]
+    left, above = (size - width) // 2, (size - height) // 2
+    return left, size - width - left, above, size - height - above
+
+
+def pad_picture(pixels: NDArray[np.uint8], size: int, *, name: str) -> NDArray[np.uint8]:
+    """Put `uint8` [C, H, W] amid black, [C, S, S]; raises ImageError, with its name, if larger."""
+    left, right, above, below = margins(pixels.shape, size)
+    if min(left, above) < 0:
+        height, width = pixels.shape[-2:]
+        raise ImageError(
+            f"{name} has {width} x {height} pixels; allowed: {size} x {size}, since pictures are"
+            " not resized (fit = pad)."
+        )
+    return np.pad(pixels, ((0, 0), (above, below), (left, right)))
+
+
 def resize_picture(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize `uint8` [C, H, W] to [C, S, S] by Pillow's bilinear filter, antialiased."""
     if pixels.shape[1:] == (size, size):
         return pixels
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     return _planes(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+# By the recipe's `fit`.
+FITS: dict[str, Callable[..., NDArray[np.uint8]]] = {
+    "resize": lambda pixels, size, **_: resize_picture(pixels, size),
+    "pad": pad_picture,
+}

@@ -36,6 +36,11 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 NOTHING_BUT_FATAL = 4
 TYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
 MOST_SAID = 200
+# What is done to pixels, by the transform's `fit`.
+FITTED = {
+    "resize": "resized to {size} x {size} (bilinear, antialiased)",
+    "pad": "in the middle of {size} x {size}, black around them",
+}
 
 
 def content_of(run: LoadedRun, texts: Mapping[str, str]) -> bytes:
@@ -87,11 +92,11 @@ def _digest(model: Any) -> str:
 def _how_to_use(run: LoadedRun) -> str:
     transform = run.transform
     size = transform.image_size
+    brought = FITTED[transform.fit].format(size=size)
     return (
-        f"{INPUT}: [N, {transform.channels}, {size}, {size}], pixels resized to {size} x {size}"
-        " (bilinear, antialiased), divided by 255, minus transform.mean, divided by"
-        f" transform.deviation. {OUTPUT}: [N, {len(run.classes)}], one for each of classes; their"
-        " softmax are probabilities."
+        f"{INPUT}: [N, {transform.channels}, {size}, {size}], pixels {brought}, divided by 255,"
+        f" minus transform.mean, divided by transform.deviation. {OUTPUT}:"
+        f" [N, {len(run.classes)}], one for each of classes; their softmax are probabilities."
     )
 
 

@@ -17,6 +17,7 @@ from heptad.text import one_line
 # What Markdown, or HTML within it, would act on, and what it would make a link of.
 ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~&$@!:]|(?<=www)\.)", re.IGNORECASE)
 MOST_CLASSES = 200
+FITTED = {"resize": "resized to", "pad": "amid black on"}
 
 
 def as_markdown(text: str) -> str:
@@ -116,8 +117,8 @@ def _data(figures: RunFigures) -> str:
     if run.metrics["validation_images"]:
         counts += f", {run.metrics['validation_images']:,} validation"
     return (
-        f"{as_code(run.recipe.data)}: {counts} and {run.scores.num_images:,} test images, resized"
-        f" to {transform['image_size']} pixels and normalised by mean"
+        f"{as_code(run.recipe.data)}: {counts} and {run.scores.num_images:,} test images,"
+        f" {FITTED[run.recipe.fit]} {transform['image_size']} pixels and normalised by mean"
         f" {_numbers(transform['mean'])} and deviation {_numbers(transform['deviation'])}."
     )
 

@@ -1,8 +1,8 @@
 """Stage 2: images and labels, resized and normalised, in batches whose order follows the seed.
 
-Images stay `uint8` in memory. They are resized once where the result fits, else batch by batch, to
-the same pixels. At the sizes of the recipes those of MNIST are Pillow's, and so those of
-`torchvision.transforms`, to the bit; elsewhere some values differ by one or two of 255.
+Images stay `uint8` in memory. They are resized, or padded, once where the result fits, else batch
+by batch, to the same pixels. Resized to the sizes of the recipes those of MNIST are Pillow's, and
+so those of `torchvision.transforms`, to the bit; elsewhere some differ by one or two of 255.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from heptad.architectures import find_architecture
 from heptad.architectures.pretrained import WeightsFile
@@ -30,7 +30,7 @@ from heptad.datasets.picture_set import (
     PictureSet,
     opening_pictures,
 )
-from heptad.datasets.pictures import Decoding
+from heptad.datasets.pictures import Decoding, margins
 from heptad.datasets.splits import held_out
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import DataError, RecipeError, counted
@@ -49,21 +49,58 @@ ROWS_SHOWN, VERSIONS_SHOWN = 6, 8
 Numbers = tuple[float, ...]
 
 
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize `uint8` [N, C, H, W] to [N, C, S, S], bilinear with antialiasing.
+
+    `interpolate` on `uint8` gives Pillow's pixels on every processor; torchvision's own resize of
+    tensors does so with AVX2 only (torch 2.14.1, torchvision 0.29.1, 2026-11).
+    """
+    return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def pad_to_size(images: Tensor, size: int) -> Tensor:
+    """Put `uint8` [N, C, H, W] amid black, [N, C, S, S]; raises RecipeError if they are larger."""
+    around = margins(images.shape, size)
+    if min(around) < 0:
+        height, width = images.shape[-2:]
+        raise RecipeError(
+            f"fit is pad and image_size {size} px, but the images have {width} x {height}; allowed:"
+            f" an image_size of at least {max(width, height)}, or fit = resize."
+        )
+    return pad(images, around)
+
+
+FITS: dict[str, Callable[[Tensor, int], Tensor]] = {"resize": resize, "pad": pad_to_size}
+
+
 @dataclass(frozen=True)
 class Transform:
     """From stored pixels to what the network sees.
 
-    mean, deviation: one number, or one for each channel, of pixels scaled to 0..1.
+    mean, deviation: one number, or one for each channel, of pixels scaled to 0..1. fit: one of
+    `FITS`, how images come to their size.
     """
 
     image_size: int
     channels: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    fit: str = "resize"
 
     def as_document(self) -> dict[str, Any]:
-        """Give the transform as plain numbers and lists, for JSON."""
-        return asdict(self) | {"mean": list(self.mean), "deviation": list(self.deviation)}
+        """Give the transform as plain numbers and lists, for JSON.
+
+        Without `fit` where images are resized, as all were before there was a choice: documents of
+        then, and the names of features that were kept, stay as they are.
+        """
+        fit = {} if self.fit == "resize" else {"fit": self.fit}
+        return {
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "mean": list(self.mean),
+            "deviation": list(self.deviation),
+            **fit,
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -73,18 +110,14 @@ class Transform:
             channels=int(document["channels"]),
             mean=tuple(map(float, document["mean"])),
             deviation=tuple(map(float, document["deviation"])),
+            fit=document.get("fit", "resize"),
         )
 
-    def resize(self, images: Tensor) -> Tensor:
-        """Resize `uint8` [N, C, H, W] to [N, C, S, S], bilinear with antialiasing.
-
-        `interpolate` on `uint8` gives Pillow's pixels on every processor; torchvision's own resize
-        of tensors does so with AVX2 only (torch 2.14.1, torchvision 0.29.1, 2026-11).
-        """
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] == size:
+    def to_size(self, images: Tensor) -> Tensor:
+        """Bring `uint8` [N, C, H, W] to [N, C, S, S], as `fit` says; raises RecipeError."""
+        if images.shape[-2:] == (self.image_size, self.image_size):
             return images
-        return interpolate(images, size=size, mode="bilinear", antialias=True)
+        return FITS[self.fit](images, self.image_size)
 
     def black(self) -> Tensor:
         """Give what black is after `normalize`: one value, or one a channel."""
@@ -155,7 +188,7 @@ class ImageSource:
 
         With an epoch, changed as the augmentation says.
         """
-        pixels = self.transform.resize(self.images[indices]).to(self.device)
+        pixels = self.transform.to_size(self.images[indices]).to(self.device)
         inputs = self.transform.normalize(pixels).to(self.dtype)
         if self.augmentation and epoch is not None:
             # Gray that is repeated to 3 channels is changed once, and repeated again.
@@ -199,7 +232,7 @@ class ImageSource:
         resized = torch.empty(*self.images.shape[:2], size, size, dtype=torch.uint8)
         # In parts, so that no second copy of the whole is ever held.
         for target, few in zip(torch.split(resized, IMAGES_AT_A_TIME), self.parts(), strict=True):
-            target.copy_(self.transform.resize(few))
+            target.copy_(self.transform.to_size(few))
         return replace(self, images=resized)
 
     def parts(self) -> Iterator[Tensor]:
@@ -328,6 +361,11 @@ def opening(
 def _opening_pictures(
     recipe: Recipe, folder: PictureFolder, *, is_to_train: bool
 ) -> Generator[PassReport, None, PictureSet]:
+    if recipe.fit != "resize":
+        raise RecipeError(
+            f"fit is {recipe.fit}, but {recipe.data} holds pictures, which may have any size and"
+            " are resized; allowed: resize."
+        )
     return opening_pictures(
         folder,
         Decoding.of(recipe, channels=recipe.channels),
@@ -578,7 +616,7 @@ def make_transform(recipe: Recipe, dataset: Dataset | PictureSet) -> Transform:
         "weights": lambda: _of_weights(recipe),
     }
     mean, deviation = choices[recipe.normalize]()
-    return Transform(recipe.image_size, recipe.channels, mean, deviation)
+    return Transform(recipe.image_size, recipe.channels, mean, deviation, recipe.fit)
 
 
 def _of_data(recipe: Recipe, dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
@@ -633,6 +671,8 @@ def open_source(
     Raises DataError if a file is damaged.
     """
     images, labels = read_part(dataset, part, channels=recipe.channels)
+    # One shows whether all can be brought to size: said here, and not in the first step.
+    transform.to_size(torch.from_numpy(images[:1]))
     ids = np.arange(len(labels))
     if recipe.limit is not None and recipe.limit < len(labels):
         ids = stratified_sample(labels, recipe.limit, seed=recipe.seed)
