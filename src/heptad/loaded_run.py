@@ -138,7 +138,6 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
     A document that is damaged makes it raise what `damage_in` knows.
     """
     recipe = Recipe(**document["recipe"])
-    find_architecture(recipe.architecture, channels=recipe.channels, image_size=recipe.image_size)
     transform = Transform.from_document(document["transform"])
     numbers = (*transform.mean, *transform.deviation)
     fits = (
@@ -155,6 +154,12 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
         raise ValueError("its classes are no list of names")
     if len(set(classes)) < max(1, len(classes)):
         raise ValueError("its classes are none, or a name is there twice")
+    find_architecture(
+        recipe.architecture,
+        channels=recipe.channels,
+        image_size=recipe.image_size,
+        num_classes=len(classes),
+    )
     return recipe, transform, tuple(classes)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.models import ResNet50_Weights, VGG16_Weights, resnet50, vgg16
 
 from heptad.architectures.lenet import LeNet5
+from heptad.architectures.lenet1998 import NUM_DIGITS, LeNet5Of1998
 from heptad.architectures.pretrained import WeightsFile
 from heptad.errors import RecipeError, unknown
 
@@ -38,13 +39,15 @@ class Architecture:
 
     build: gives the network for (number of channels, number of classes), with random weights and
         its own initialisation; pretrained ones are loaded into it before the last layer is changed.
-    last_layer: name of the submodule, a Linear, that gives one output a class.
+    last_layer: name of the submodule that gives one output a class, with the `reset_parameters` by
+        which PyTorch's layers are filled anew.
     channels: the numbers of channels it can take. image_sizes: the sides in pixels it can take.
     weights: pretrained weights by name; the first is `default`.
     splits: where it can be cut, the longest trunk first; which one serves depends on the recipe.
     blocks: from the input to the output, the submodules of each block by name; each may have a
         learning rate of its own. The last one classifies, the last two are "last-block".
     maps: submodules whose outputs [N, C, H, W] are few enough to be looked at, with their names.
+    num_classes: how many classes it tells apart, where that cannot be chosen.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Architecture:
     splits: tuple[Split, ...] = ()
     blocks: tuple[tuple[str, ...], ...] = ()
     maps: dict[str, str] = field(default_factory=dict)
+    num_classes: int | None = None
 
 
 def _vgg_trunk(num_classifier_layers: int) -> Callable[[Any], nn.Module]:
@@ -100,6 +104,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         image_sizes=range(32, 33),
         blocks=(("conv1",), ("conv2",), ("fc1", "fc2", "fc3")),
         maps={"conv1": "C1", "conv2": "C3"},
+    ),
+    "lenet5-1998": Architecture(
+        name="lenet5-1998",
+        build=lambda *_: LeNet5Of1998(),
+        last_layer="output",
+        channels=(1,),
+        image_sizes=range(32, 33),
+        blocks=(("c1", "s2"), ("c3", "s4"), ("c5", "f6", "output")),
+        maps={"c1": "C1", "s2": "S2", "c3": "C3"},
+        num_classes=NUM_DIGITS,
     ),
     "vgg16": Architecture(
         name="vgg16",
@@ -159,8 +173,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def find_architecture(name: str, *, channels: int, image_size: int) -> Architecture:
-    """Give the architecture called `name`, if it takes such images; raises RecipeError if not."""
+def find_architecture(
+    name: str, *, channels: int, image_size: int, num_classes: int | None = None
+) -> Architecture:
+    """Give the architecture called `name`, if it takes such images; raises RecipeError if not.
+
+    num_classes: of the data, where they are known already; it has to tell them apart.
+    """
     if name not in ARCHITECTURES:
         raise RecipeError(unknown("architecture", name, ARCHITECTURES))
     architecture = ARCHITECTURES[name]
@@ -171,4 +190,9 @@ def find_architecture(name: str, *, channels: int, image_size: int) -> Architect
     if image_size not in sizes:
         allowed = f"{sizes[0]} px alone" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} px"
         raise RecipeError(f"image_size is {image_size} px, but {name} takes {allowed}.")
+    if num_classes is not None and architecture.num_classes not in (None, num_classes):
+        raise RecipeError(
+            f"the data has {num_classes} classes, but {name} tells {architecture.num_classes}"
+            " apart, no more and no fewer."
+        )
     return architecture

@@ -149,14 +149,19 @@ def find_weights(name: str, architecture: Architecture) -> StartWeights:
     )
 
 
-def check_model(recipe: Recipe) -> tuple[Architecture, StartWeights]:
+def check_model(
+    recipe: Recipe, *, num_classes: int | None = None
+) -> tuple[Architecture, StartWeights]:
     """Find the recipe's architecture and weights by name, before anything is fetched or built.
 
-    Raises RecipeError or WeightsError if there is none such, they do not fit the recipe, or a
-    setting would have no effect on this network.
+    num_classes: of the data, once it is known. Raises RecipeError or WeightsError if there is none
+    such, they do not fit the recipe or the data, or a setting would have no effect on this network.
     """
     architecture = find_architecture(
-        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
+        recipe.architecture,
+        channels=recipe.channels,
+        image_size=recipe.image_size,
+        num_classes=num_classes,
     )
     weights = find_weights(recipe.weights, architecture)
     # Without memory or values: enough to see which layers there are.
@@ -180,7 +185,7 @@ def build_model(
     values depend on the recipe's seed alone. Raises WeightsError if a file does not fit,
     MissingError if known weights cannot be had, RecipeError for a setting without effect.
     """
-    architecture, weights = check_model(recipe)
+    architecture, weights = check_model(recipe, num_classes=num_classes)
     start = {"name": "given", "sha256": None, "last_layer": "given"}
     if network is None:
         with torch.random.fork_rng(devices=[]):
@@ -226,10 +231,15 @@ def rate_groups(
 
     Each group has its `rate_factor`: 1 for the last block, for each one before it the recipe's
     layer_decay once more (Howard & Ruder, arXiv:1801.06146). Raises RecipeError if that would have
-    no effect, or a trained parameter is in no block.
+    no effect, a trained parameter is in no block, or there is none.
     """
     prefixes = trained_prefixes(recipe, architecture)
     trained = {n: p for n, p in network.named_parameters() if _is_within(n, prefixes)}
+    if not trained:
+        raise RecipeError(
+            f"trainable is {recipe.trainable}, but the last layer of {recipe.architecture} has no"
+            " parameters; leave it at all."
+        )
     if recipe.layer_decay == 1:
         return [{"params": [*trained.values()], "rate_factor": 1.0}]
     groups: list[dict[str, Any]] = []
@@ -311,10 +321,9 @@ def _load_into(
         name in state and state[name].shape == expected[name].shape for name in last
     )
     if not is_kept:
-        layer = network.get_submodule(architecture.last_layer)
-        assert isinstance(layer, nn.Linear)
-        # Made outside the meta device, so with PyTorch's own initialisation.
-        fresh = nn.Linear(layer.in_features, layer.out_features)
+        # Made outside the meta device, so with its own initialisation.
+        fresh: Any = network.get_submodule(architecture.last_layer).to_empty(device="cpu")
+        fresh.reset_parameters()
         state |= {f"{architecture.last_layer}.{k}": v for k, v in fresh.state_dict().items()}
     refuse_differences(path, state, expected, what=architecture.name)
     values = {name: value.to(expected[name].dtype).contiguous() for name, value in state.items()}
