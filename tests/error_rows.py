@@ -75,8 +75,8 @@ ROWS = [
         "train lenet6",
         2,
         "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, lenet5-fast,"
-        " vgg16, resnet50, resnet50-finetune, vgg16-finetune, resnet50-recalibrated, resnet50-v1,"
-        " vgg16-imagenet-norm, a .toml or .json file, or the folder of a run.",
+        " lenet5-1998, vgg16, resnet50, resnet50-finetune, vgg16-finetune, resnet50-recalibrated,"
+        " resnet50-v1, vgg16-imagenet-norm, a .toml or .json file, or the folder of a run.",
     ),
     Row(
         "a folder that is no run, as recipe",
@@ -162,7 +162,7 @@ ROWS = [
         "train lenet5 --architecture resnet",
         2,
         "there is no architecture 'resnet'. Did you mean 'resnet50'?"
-        " Allowed: lenet5, vgg16, resnet50.",
+        " Allowed: lenet5, lenet5-1998, vgg16, resnet50.",
     ),
     Row(
         "image size that a network does not take",
@@ -175,6 +175,13 @@ ROWS = [
         "train vgg16 --channels 1",
         2,
         "channels is 1, but vgg16 takes 3.",
+    ),
+    Row(
+        "a last layer without parameters trained alone",
+        "train lenet5-1998 --trainable last-layer",
+        2,
+        "trainable is last-layer, but the last layer of lenet5-1998 has no parameters; leave it at"
+        " all.",
     ),
     Row(
         "a setting without effect",

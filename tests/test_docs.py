@@ -197,7 +197,7 @@ def test_the_page_of_settings_shows_numbers_as_numbers():
         for line in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| `")
     }
-    assert rows["channels"] == ["1", "3", "3"]
-    assert rows["seed"] == ["0"] * 3
-    assert rows["drop_leaks"] == ["off"] * 3
+    assert rows["channels"] == ["1", "1", "3", "3"]
+    assert rows["seed"] == ["0"] * 4
+    assert rows["drop_leaks"] == ["off"] * 4
     assert rows["trunk"] == ["cached"]

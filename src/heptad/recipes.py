@@ -100,6 +100,30 @@ RECIPES: dict[str, ShippedRecipe] = {
         expected="99.17 % of the test images in the mean of seeds 0 to 4 (99.04 to 99.24), in 12 s"
         " on two cores",
     ),
+    "lenet5-1998": ShippedRecipe(
+        recipe=Recipe(
+            name="lenet5-1998",
+            architecture="lenet5-1998",
+            image_size=32,
+            fit="pad",
+            channels=1,
+            # What is 0 becomes -0.1, and what is 1 becomes 1.175.
+            mean=0.1 / 1.275,
+            deviation=1 / 1.275,
+            loss="map",
+            optimizer="adamw",
+            learning_rate=0.006,
+            schedule="one-cycle",
+            weight_decay=0.1,
+            epochs=12,
+        ),
+        source="LeCun, Bottou, Bengio & Haffner 1998, doi:10.1109/5.726791, section II: network,"
+        " start values, pixels and loss; trained by AdamW in one cycle, where the paper took 20"
+        " epochs of stochastic diagonal Levenberg-Marquardt on single images; chosen on 10,000"
+        " training images set apart",
+        command="heptad train lenet5-1998",
+        expected="",
+    ),
     "vgg16": ShippedRecipe(
         recipe=VGG16,
         source="Simonyan & Zisserman, arXiv:1409.1556; torchvision's ImageNet weights, frozen",

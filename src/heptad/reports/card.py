@@ -17,7 +17,7 @@ from heptad.text import one_line
 # What Markdown, or HTML within it, would act on, and what it would make a link of.
 ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~&$@!:]|(?<=www)\.)", re.IGNORECASE)
 MOST_CLASSES = 200
-FITTED = {"resize": "resized to", "pad": "amid black on"}
+FITTED = {"resize": "resized to", "pad": "padded with black to"}
 
 
 def as_markdown(text: str) -> str:

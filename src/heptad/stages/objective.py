@@ -35,8 +35,9 @@ OPTIMIZERS = {
     "sgd": OptimizerKind(partial(SGD, momentum=0.9, nesterov=True), (), ("momentum_buffer",)),
 }
 
-# The logit of the class "rubbish". The paper says only that j is positive.
-RUBBISH = -1.0
+# The logit of the class "rubbish", -j. The paper says only that j is positive; of 0.1, 1, 10 and 30
+# this answered most of 10,000 training images set apart rightly (`lenet5-1998`, six epochs).
+RUBBISH = -10.0
 
 
 def map_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -75,10 +76,9 @@ def configure_objective(
         if labels is None:
             raise RecipeError("class_weights is balanced, which needs the training labels.")
         weights = balanced_weights(labels, num_classes).to(parameter)
-    loss: Loss = partial(LOSSES[recipe.loss], weight=weights)
-    if recipe.label_smoothing:
-        # Szegedy et al., arXiv:1512.00567, section 7.
-        loss = partial(loss, label_smoothing=recipe.label_smoothing)
+    # Szegedy et al., arXiv:1512.00567, section 7; not every loss can be smoothed.
+    smoothing = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
+    loss: Loss = partial(LOSSES[recipe.loss], weight=weights, **smoothing)
     optimizer = OPTIMIZERS[recipe.optimizer].build(
         trained,
         lr=recipe.learning_rate,
