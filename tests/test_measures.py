@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support, top_k_accuracy_score
 
-from heptad.measures import calibration, macro_measures, measure_classes, num_in_top
+from heptad.measures import (
+    calibration,
+    macro_measures,
+    measure_classes,
+    num_in_top,
+    spread_of,
+    student_t,
+)
 from heptad.records import Scores
 
 
@@ -90,3 +98,24 @@ def test_answers_right_as_often_as_they_say_have_no_calibration_error():
 def test_certainty_itself_falls_into_the_last_bin():
     found = calibration(torch.tensor([[1000.0, 0.0]]), torch.tensor([0]))
     assert (found.bins[-1].num_images, found.bins[-1].confidence, found.error) == (1, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.95, 0.999])
+def test_the_points_of_students_t_are_those_of_scipy(coverage):
+    degrees = range(1, 201)
+    found = [student_t(each, coverage) for each in degrees]
+    expected = scipy.stats.t.ppf((1 + coverage) / 2, degrees)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert student_t(999) == pytest.approx(scipy.stats.t.ppf(0.975, 999), rel=1e-12)
+
+
+def test_the_spread_of_three_values_is_that_by_hand():
+    # Deviations -1, 0, 1: a variance of 2 / 2; the table's t of 2 degrees of freedom is 4.303.
+    found = spread_of([4.0, 6.0, 5.0])
+    assert (found.mean, found.least, found.most, found.deviation) == (5.0, 4.0, 6.0, 1.0)
+    assert found.interval == pytest.approx((5 - 4.3027 / 3**0.5, 5 + 4.3027 / 3**0.5), abs=1e-4)
+
+
+def test_equal_values_have_no_spread():
+    found = spread_of([0.1] * 7)
+    assert (found.deviation, found.interval) == (0.0, (0.1, 0.1))

@@ -1,13 +1,15 @@
 """What a set of answers is worth: figures from the confusion matrix and from the logits.
 
 Pure functions of tensors; `records.Scores` holds what they take. Counts are divided once, and what
-is 0 of 0 is None, never 0.
+is 0 of 0 is None, never 0. Below them, what several runs are worth together.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import cos, pi, sin, sqrt, tan
 
 import torch
 from torch import Tensor
@@ -142,3 +144,55 @@ def calibration(logits: Tensor, labels: Tensor, *, num_bins: int = NUM_BINS) -> 
         low, high = edges[number].item(), edges[number + 1].item()
         bins.append(Bin(low, high, num_images, num_correct, mean))
     return Calibration(tuple(bins), distance / len(labels))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What one figure came to in several runs. deviation: that of the sample, with N - 1.
+
+    interval: 95 %, of the mean that more and more runs would approach, by Student's t.
+    """
+
+    mean: float
+    least: float
+    most: float
+    deviation: float
+    interval: tuple[float, float]
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Give mean, range and interval of two values or more.
+
+    Student 1908, doi:10.1093/biomet/6.1.1.
+    """
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    reach = student_t(len(values) - 1) * deviation / sqrt(len(values))
+    return Spread(mean, min(values), max(values), deviation, (mean - reach, mean + reach))
+
+
+def student_t(degrees: int, coverage: float = 0.95) -> float:
+    """Give the t within whose distance from 0 lies the fraction `coverage` of Student's t.
+
+    degrees: of freedom, a whole number, at least 1. coverage: above 0 and below 1.
+    """
+    low, high = 0.0, pi / 2
+    # Halved until nothing lies between the two.
+    while low < (angle := (low + high) / 2) < high:
+        if _student_share(angle, degrees) < coverage:
+            low = angle
+        else:
+            high = angle
+    return sqrt(degrees) * tan(high)
+
+
+def _student_share(angle: float, degrees: int) -> float:
+    """Give the fraction of Student's t within sqrt(degrees) * tan(angle) of 0, a closed form.
+
+    Abramowitz & Stegun 1964, 26.7.3 for odd and 26.7.4 for even degrees of freedom.
+    """
+    is_odd = degrees % 2
+    term, total = (cos(angle) if is_odd else 1.0), 0.0
+    for k in range(1 + is_odd, degrees, 2):
+        total += term
+        term *= cos(angle) ** 2 * k / (k + 1)
+    return (angle + sin(angle) * total) * 2 / pi if is_odd else sin(angle) * total
