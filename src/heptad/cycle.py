@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from heptad.checkpoints.keeping import Keeper, begin, find_resume
-from heptad.cycle_state import Best, Cycle
+from heptad.cycle_state import Best, Cycle, Opened
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
 from heptad.event_log import check_tensorboard
 from heptad.features.statistics import recalibrate
@@ -100,7 +101,9 @@ def preparing(
     if recipe.batchnorm == "recalibrated":
         statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
     # The trunk, if there is one, runs here, once; the head alone is trained.
-    data = fingerprint(sources)
+    data = sources.data or fingerprint(sources)
+    if sources.data is None:
+        sources = replace(sources, data=data)
     started_at, num_computed = perf_counter(), 0
     split, trunk = find_split(
         architecture, whole, sources, is_wanted=options.trunk == "cached", views=recipe.views
@@ -369,6 +372,8 @@ def epochs(cycle: Cycle) -> Iterator[EpochReport]:
 def run(
     recipe: Recipe,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    *,
+    opened: Opened | None = None,
 ) -> Generator[PassReport | Prepared | Report | Run, None, None]:
     """Carry out all seven stages; yield the pass, what was prepared, every report, last the run.
 
@@ -376,7 +381,8 @@ def run(
     consistent: closing this there (`contextlib.closing`, or a `break` out of the only `for` on it)
     saves all that a resume needs. What is left open at the end of the program saves nothing more.
     With `options.resume` the run goes on from its newest whole checkpoint, to the bit; one that is
-    finished is given as it is. Raises FrozenError if anything moved that is not in the trained
+    finished is given as it is. Sources that are `opened` are used, if those of another seed serve,
+    and left there for the next run. Raises FrozenError if anything moved that is not in the trained
     part, SaveError if a result could not be written.
     """
     started_at = perf_counter()
@@ -390,12 +396,15 @@ def run(
             return
         if found and options.threads is None:
             options = options.changed(threads=found.threads)
-        with closing(preparing(recipe, options)) as stages:
+        given = opened.take(recipe) if opened else None
+        with closing(preparing(recipe, options, sources=given)) as stages:
             for made in stages:
                 if isinstance(made, PassReport):
                     yield made
         assert isinstance(made, Cycle)
         cycle = made
+        if opened:
+            opened.sources = cycle.sources
         keeper = begin(cycle, folder, options, found, started_at=started_at)
         try:
             yield _prepared(cycle, folder, found.step if found else None)

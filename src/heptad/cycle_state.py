@@ -11,7 +11,7 @@ from torch import Tensor
 from heptad.distributed import ALONE, Ranks
 from heptad.recipe import Recipe
 from heptad.records import START, Figures, Objective, Position, Scores, Source
-from heptad.stages.data import Sources
+from heptad.stages.data import Sources, for_seed
 from heptad.stages.evaluation import Tally
 from heptad.stages.model import Model
 
@@ -23,6 +23,22 @@ class Best:
     epoch: int
     figures: Figures
     tensors: dict[str, Tensor]
+
+
+@dataclass
+class Opened:
+    """What runs of one recipe share, whatever their seeds: the sources that one of them opened."""
+
+    sources: Sources | None = None
+
+    def take(self, recipe: Recipe) -> Sources | None:
+        """Give the sources of `recipe`, with its own seed; None if it must open them itself.
+
+        Those of no use are let go.
+        """
+        if self.sources:
+            self.sources = for_seed(self.sources, recipe)
+        return self.sources
 
 
 @dataclass

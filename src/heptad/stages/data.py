@@ -254,6 +254,7 @@ class Sources:
     validation: training images set apart to choose the best epoch by. pictures: the files that the
     images come from, where each is one. sheet: a PNG of some training images beside augmented
     versions of them, where they are augmented. test_set: see `identify`; None where nobody did.
+    data: see `fingerprint`, of the images as they were opened; None before it was taken.
     """
 
     name: str
@@ -264,6 +265,7 @@ class Sources:
     pictures: PictureSet | None = None
     sheet: bytes | None = None
     test_set: str | None = None
+    data: str | None = None
 
     @property
     def parts(self) -> tuple[Source, ...]:
@@ -298,6 +300,23 @@ def fingerprint(sources: Sources) -> str:
             digest.update(repr(values.shape).encode())
             digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def for_seed(sources: Sources, recipe: Recipe) -> Sources | None:
+    """Give what opening `recipe` would, of `sources` opened for it with another seed.
+
+    None where the seed decides which images they hold, or what their features are: with a limit,
+    a share of validation images, a folder split here; features of a trunk that is drawn, of images
+    that are augmented, and of statistics for which the images themselves are needed again.
+    """
+    is_split_here = sources.pictures is not None and sources.pictures.is_split_here
+    is_share = recipe.validation not in (0, "folder")
+    if recipe.limit is not None or is_share or is_split_here:
+        return None
+    if isinstance(sources.train, ImageSource):
+        return _augmented(recipe, sources)
+    is_drawn = recipe.weights == "none" or recipe.augments or recipe.batchnorm == "recalibrated"
+    return None if is_drawn else sources
 
 
 def identify(source: ImageSource, pictures: PictureSet | None) -> str:
