@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import struct
+from contextlib import closing
 from pathlib import Path
 from tarfile import SYMTYPE
 from typing import NamedTuple
@@ -801,6 +802,68 @@ ROWS = [
         "the images or labels are not those that the run was making"
         " other-images/checkpoints/step-00000001-tested with.",
     ),
+    # Runs with several seeds
+    Row(
+        "one seed alone",
+        TRAIN + " --seeds 1",
+        2,
+        "seeds is 1; allowed: a whole number, 2 to 1000 (one run alone has no spread).",
+    ),
+    Row(
+        "seeds that are no number",
+        TRAIN + " --seeds all",
+        2,
+        "seeds is all; allowed: a whole number, 2 to 1000 (one run alone has no spread).",
+    ),
+    Row(
+        "seeds beyond the largest",
+        TRAIN + " --seed 9223372036854775807 --seeds 2",
+        2,
+        "seeds is 2 and seed is 9223372036854775807: the last one would be beyond the largest,"
+        " 9223372036854775807.",
+    ),
+    Row(
+        "a group of runs where one is meant",
+        "evaluate group",
+        2,
+        "group is a group of 3 runs, not one; name one of them, such as group/seed-0.",
+    ),
+    Row(
+        "the folder of a group of runs, for one run",
+        TRAIN + " --out group",
+        2,
+        "the folder group holds a group of runs.",
+    ),
+    Row(
+        "a group of runs that is there already",
+        TRAIN + " --seeds 3 --out group",
+        2,
+        "the folder group holds a group of runs already: seed-0 is there.",
+    ),
+    Row(
+        "fewer seeds than the group has",
+        TRAIN + " --seeds 2 --out group --resume",
+        2,
+        "seeds is 2, but the group in group has 3; allowed: as many or more.",
+    ),
+    Row(
+        "another recipe than the group began with",
+        TRAIN + " --learning-rate 0.01 --seeds 3 --out group --resume",
+        2,
+        "learning_rate is 0.01, but the run in group has 0.001.",
+    ),
+    Row(
+        "a report on a group that was not finished",
+        "report half-group",
+        2,
+        "half-group is a group of runs that was not finished: 1 of 3 are.",
+    ),
+    Row(
+        "a group that was changed",
+        "report changed-group",
+        5,
+        "changed-group/seeds.json is damaged: it was changed since it was saved.",
+    ),
     # Pictures
     Row("no such picture", "predict run nowhere.png", 2, "there is no image 'nowhere.png'."),
     Row(
@@ -1192,6 +1255,17 @@ def _make_picture_sets(folder: Path) -> None:
     (folder / "photos" / held_out["path"]).unlink()
 
 
+def _make_groups(folder: Path, recipe: heptad.Recipe) -> None:
+    heptad.train_seeds(recipe, RunOptions(out="group"), num_seeds=3)
+    shutil.copytree(folder / "group", folder / "changed-group")
+    document = json.loads((folder / "group" / "seeds.json").read_text())
+    (folder / "changed-group" / "seeds.json").write_text(json.dumps(document | {"seeds": [0, 1]}))
+    with closing(heptad.run_seeds(recipe, RunOptions(out="half-group"), num_seeds=3)) as events:
+        for event in events:
+            if isinstance(event, heptad.SeedReport) and event.seed == 1:
+                break
+
+
 def _make_runs(folder: Path) -> None:
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=1, limit=20)
     heptad.train(recipe, RunOptions(out="run"))
@@ -1201,6 +1275,7 @@ def _make_runs(folder: Path) -> None:
     ):
         shutil.copytree(folder / "run", folder / name)
     heptad.train(recipe.changed(seed=1), RunOptions(out="other-sample"))
+    _make_groups(folder, recipe)
     (folder / "spoilt-answers" / "predictions.npz").unlink()
     _stop_runs(folder)
     (folder / "gone" / "lenet5_digits.pth").unlink()

@@ -36,9 +36,10 @@ ORDER = [
         "stages.evaluation",
         "stages.saving",
     ],
-    ["features", "cycle_state", "finished"],
+    ["features", "cycle_state", "finished", "seed_group"],
     ["checkpoints"],
     ["cycle"],
+    ["seeds"],
     ["classifier", "interactive"],
     ["loaded_run"],
     [

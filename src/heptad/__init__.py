@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from heptad.errors import HeptadError
     from heptad.exporting.export import Exported, export
     from heptad.exporting.loading import load_model
-    from heptad.interactive import train
+    from heptad.interactive import train, train_seeds
     from heptad.loaded_run import LoadedRun, load_run
     from heptad.recipe import Recipe, RunOptions
     from heptad.recipes import RECIPES, ShippedRecipe, load_recipe
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from heptad.reports.comparing import compare
     from heptad.reports.comparison import Comparison
     from heptad.reports.report import write_report
+    from heptad.seed_group import SeedGroup
+    from heptad.seeds import SeedReport, run_seeds
 
 _HOMES = {
     "ARCHITECTURES": "architectures",
@@ -51,6 +53,8 @@ _HOMES = {
     "Run": "records",
     "RunOptions": "recipe",
     "Scores": "records",
+    "SeedGroup": "seed_group",
+    "SeedReport": "seeds",
     "ShippedRecipe": "recipes",
     "StepReport": "records",
     "compare": "reports.comparing",
@@ -62,8 +66,10 @@ _HOMES = {
     "prepare": "cycle",
     "progress": "cycle",
     "run": "cycle",
+    "run_seeds": "seeds",
     "steps": "cycle",
     "train": "interactive",
+    "train_seeds": "interactive",
     "write_report": "reports.report",
 }
 

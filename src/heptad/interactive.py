@@ -10,22 +10,34 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from time import perf_counter
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-from heptad import cycle
+from heptad import cycle, seeds
 from heptad.files import as_word
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EpochReport, EvaluationReport, PassReport, Prepared, Run, StepReport
+from heptad.seed_group import SeedGroup
+from heptad.seeds import SeedReport
 from heptad.text import one_line
 
 # Drawing more often would only cost time.
 DRAW_INTERVAL_S = 0.2
 
-Event = PassReport | Prepared | StepReport | EvaluationReport | EpochReport | Run
+Event = (
+    SeedReport
+    | PassReport
+    | Prepared
+    | StepReport
+    | EvaluationReport
+    | EpochReport
+    | Run
+    | SeedGroup
+)
+Result = TypeVar("Result")
 
 
 def train(
@@ -40,16 +52,35 @@ def train(
     Ctrl-C, or a notebook's Stop button, stops between two steps and saves all that a resume needs,
     then raises KeyboardInterrupt, which says where; a second one stops at once.
     """
+    return _watch(cycle.run(recipe, options), Run, progress=progress)
+
+
+def train_seeds(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    *,
+    num_seeds: int,
+    progress: bool = False,
+) -> SeedGroup:
+    """Carry out runs with several seeds and give the group; see `heptad.run_seeds` and `train`."""
+    work = seeds.run_seeds(recipe, options, num_seeds=num_seeds)
+    return _watch(work, SeedGroup, progress=progress)
+
+
+def _watch(work: Generator[Any, None, None], result: type[Result], *, progress: bool) -> Result:
+    """Carry out a training up to its `result`, as `train` says."""
     show = _display() if progress else _show_nothing
-    folder = place = None
-    with _interrupts() as asked, closing(cycle.run(recipe, options)) as events:
+    group = folder = place = None
+    with _interrupts() as asked, closing(work) as events:
         for event in events:
             asked.can_wait = True
             show(event)
-            if isinstance(event, Run):
+            if isinstance(event, result):
                 return event
-            if isinstance(event, Prepared):
-                folder = event.folder
+            if isinstance(event, SeedReport):
+                group, place = event.folder, None
+            elif isinstance(event, Prepared):
+                folder = group or event.folder
             elif isinstance(event, StepReport):
                 place = event.step
             if asked.came:
@@ -103,8 +134,12 @@ def _display() -> Callable[[Event], None]:
 
 
 def _print_line(event: Event) -> None:
-    if isinstance(event, EpochReport):
-        print(_epoch_line(event), flush=True)
+    if isinstance(event, SeedReport | EpochReport):
+        print(_line_of(event), flush=True)
+
+
+def _line_of(event: SeedReport | EpochReport) -> str:
+    return event.said if isinstance(event, SeedReport) else _epoch_line(event)
 
 
 def _epoch_line(epoch: EpochReport) -> str:
@@ -127,9 +162,9 @@ class _Bar:
         """Show a report."""
         if isinstance(event, Prepared):
             self._prepared = event
-        elif isinstance(event, EpochReport):
-            self._lines.append(_epoch_line(event))
-        is_last = isinstance(event, Run)
+        elif isinstance(event, SeedReport | EpochReport):
+            self._lines.append(_line_of(event))
+        is_last = isinstance(event, Run | SeedGroup)
         if not is_last and perf_counter() - self._drawn_at < DRAW_INTERVAL_S:
             return
         self._drawn_at = perf_counter()

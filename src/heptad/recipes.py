@@ -182,13 +182,17 @@ RECIPES: dict[str, ShippedRecipe] = {
 def load_recipe(source: str | Path, **settings: object) -> Recipe:
     """Give the recipe that `source` names, with other `settings` where they are given.
 
-    source: a name in `RECIPES`, a `.toml` or `.json` file, or the folder of an earlier run.
+    source: a name in `RECIPES`, a `.toml` or `.json` file, or the folder of an earlier run, or of a
+    group of runs, whose first seed it then has.
     Raises RecipeError if there is none such, or if it does not hold a recipe.
     """
     if str(source) in RECIPES:
         recipe = RECIPES[str(source)].recipe
         return recipe.changed(**settings) if settings else recipe
     path = user_path(source)
+    if (path / "seeds.json").is_file():
+        values = _values_in(path / "seeds.json").get("recipe")
+        return Recipe(**{**(values if isinstance(values, dict) else {}), **settings})
     if (path / "recipe.json").is_file():
         path = path / "recipe.json"
     if path.is_dir():

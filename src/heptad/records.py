@@ -91,9 +91,10 @@ class Source(Protocol):
         ...
 
 
-def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
+def wilson_interval(num_correct: float, num_images: int) -> tuple[float, float]:
     """Give the 95 % interval of a fraction of counts, within 0..1.
 
+    num_correct: a count, or the mean of several.
     Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     fraction = num_correct / num_images

@@ -1,4 +1,7 @@
-"""The folder of a run: checked before any work, made, owned by one process at a time. No torch."""
+"""The folder of a run, or of a group of runs that differ in their seeds alone. No torch.
+
+It is checked before any work, made, and owned by one process at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,19 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from heptad.errors import MissingError, OutputError, RecipeError, WeightsError
-from heptad.files import as_word, remove_leftovers, try_lock, user_path
+from heptad.errors import (
+    MissingError,
+    OutputError,
+    RecipeError,
+    RunError,
+    WeightsError,
+    counted,
+)
+from heptad.files import UNFINISHED, as_word, remove_leftovers, try_lock, user_path
 from heptad.recipe import Recipe, RunOptions
 
 logger = logging.getLogger("heptad")
@@ -27,6 +37,8 @@ RUN_FILES = (
 )
 # Made from the others at any time, and so without a hash among them.
 REPORT, CARD = "report.html", "MODEL_CARD.md"
+# What a group of runs with several seeds has beside their folders, `seed-0` and so on.
+SEEDS = "seeds.json"
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"
@@ -74,6 +86,7 @@ def saved_weights(folder: Path) -> tuple[Path, str]:
 
     Raises WeightsError if the folder holds none, or only its trained part.
     """
+    refuse_group(folder)
     try:
         files = dict(json.loads((folder / "metrics.json").read_bytes())["files"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -89,6 +102,32 @@ def saved_weights(folder: Path) -> tuple[Path, str]:
             " trained part",
         )
     return folder / names[0], str(files[names[0]])
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Give the folder of the run with this seed, in that of its group."""
+    return folder / f"seed-{seed}"
+
+
+def is_group(folder: Path) -> bool:
+    """Tell whether a folder is one of a group of runs, finished or not."""
+    return (folder / SEEDS).is_file()
+
+
+def refuse_group(folder: Path) -> None:
+    """Raise RunError, which names what may be meant, if a folder is that of a group of runs."""
+    if not is_group(folder):
+        return
+    try:
+        seeds = [int(seed) for seed in json.loads((folder / SEEDS).read_bytes())["seeds"]]
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        seeds = []
+    said = f"a group of {counted(len(seeds), 'run')}" if seeds else "a group of runs"
+    raise RunError(
+        f"{folder} is {said}, not one; name one of them, such as"
+        f" {seed_folder(folder, seeds[0] if seeds else 0)}.",
+        hint=f"`heptad report {as_word(folder)}` is about all of them",
+    )
 
 
 def refuse_run(folder: Path) -> None:
@@ -107,15 +146,74 @@ def refuse_run(folder: Path) -> None:
         )
 
 
+def _refuse_seeds(folder: Path) -> None:
+    """Raise OutputError if a folder holds runs of a group, finished or not."""
+    begun = _begun_in_group(folder)
+    if begun:
+        raise OutputError(
+            f"the folder {folder} holds a group of runs already: {begun[0].name} is there.",
+            hint="--resume goes on with it, or adds runs if --seeds is larger; else choose another"
+            " --out",
+        )
+
+
+def _begun_in_group(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("seed-*/recipe.json"))
+
+
 @contextmanager
 def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
     """Give the run's folder, made where there is none, and own it until the block ends.
 
     It is `out`, or runs/NAME-NUMBER with the first number that is free. What an earlier owner left
     half-written is removed. If the block ends before there is a `recipe.json`, all that was made
-    here is removed again. Raises OutputError if the folder cannot be made or holds a run that is
-    not to be resumed, MissingError if another process owns it.
+    here is removed again. Raises OutputError if the folder cannot be made, holds a group of runs,
+    or a run that is not to be resumed, MissingError if another process owns it.
     """
+    with _owned(recipe, options, is_begun=lambda place: (place / "recipe.json").exists()) as folder:
+        if is_group(folder):
+            raise OutputError(
+                f"the folder {folder} holds a group of runs.",
+                hint="with --seeds and --resume it goes on; else choose another --out",
+            )
+        if not options.resume:
+            refuse_run(folder)
+        if _has_begun(folder, "recipe.json"):
+            remove_leftovers(folder)
+            remove_leftovers(folder / CHECKPOINTS, folders=True)
+        yield folder
+
+
+@contextmanager
+def claimed_group(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
+    """Give the folder of a group of runs, as `claimed` gives that of a run.
+
+    If the block ends before one of its runs has begun, its `seeds.json` is removed too.
+    """
+    with _owned(recipe, options, is_begun=lambda place: bool(_begun_in_group(place))) as folder:
+        refuse_run(folder)
+        if not options.resume:
+            _refuse_seeds(folder)
+        if _has_begun(folder, SEEDS):
+            remove_leftovers(folder)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):
+                if not _begun_in_group(folder):
+                    (folder / SEEDS).unlink(missing_ok=True)
+
+
+def _has_begun(folder: Path, first: str) -> bool:
+    """Tell whether an earlier owner began at least to write the `first` of its files."""
+    return (folder / first).exists() or any(folder.glob(f".{first}.*{UNFINISHED}"))
+
+
+@contextmanager
+def _owned(
+    recipe: Recipe, options: RunOptions, *, is_begun: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """Make and own a folder until the block ends; if nothing has begun in it then, remove it."""
     made: list[Path] = []
     try:
         folder = _make(options.out, recipe.name, made)
@@ -126,16 +224,11 @@ def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
             f"no run folder can be made at {options.out or RUNS_FOLDER}: {error.strerror}."
         ) from error
     try:
-        if not options.resume:
-            refuse_run(folder)
-        if (folder / "recipe.json").exists():
-            remove_leftovers(folder)
-            remove_leftovers(folder / CHECKPOINTS, folders=True)
         yield folder
     finally:
         # A folder that may not even be looked into any more must not hide why the run ended.
         with suppress(OSError):
-            if not (folder / "recipe.json").exists():
+            if not is_begun(folder):
                 (folder / LOCK).unlink(missing_ok=True)
                 _remove(made)
         with suppress(OSError):

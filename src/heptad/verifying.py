@@ -1,19 +1,23 @@
-"""What in a run folder is whole: files against their hashes, checkpoints, the log beside them."""
+"""What in a run folder is whole: files against their hashes, checkpoints, the log beside them.
+
+Of the folder of a group of runs: each of these, and whether `seeds.json` agrees with them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heptad.checkpoints.store import DAMAGED, facts_of_checkpoint, list_checkpoints
-from heptad.errors import DamagedError, RecipeError, RunError
+from heptad.errors import DamagedError, HeptadError, RecipeError, RunError, damage_in
 from heptad.event_log import EVENTS
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
-from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES
+from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES, SEEDS, is_group
 from heptad.run_log import log_up_to
+from heptad.seed_group import SeedGroup, document_of, read_group
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
 # What `heptad export` leaves beside the weights.
@@ -32,11 +36,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """All that was found in a run folder. is_finished: whether it has the results of its run."""
+    """All that was found in a run folder. is_finished: whether it has the results of its run.
+
+    num_runs: that there are, or are to be, in the folder of a group; None in that of a run.
+    """
 
     folder: Path
     is_finished: bool
     findings: tuple[Finding, ...]
+    num_runs: int | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -56,9 +64,12 @@ class Examination:
 def examine_run(folder: str | Path) -> Examination:
     """Hash everything in a run folder and compare it with what was saved; changes nothing.
 
-    Raises RunError if the folder holds no run, finished or not.
+    Of a group's folder, of all its runs. Raises RunError if the folder holds no run, finished or
+    not.
     """
     folder = user_path(folder)
+    if is_group(folder):
+        return _examine_group(folder)
     if not any((folder / name).exists() for name in (*RUN_FILES, CHECKPOINTS)):
         raise RunError(f"{folder} holds no run.", hint="name the folder of a run")
     is_finished = (folder / "metrics.json").is_file()
@@ -69,6 +80,55 @@ def examine_run(folder: str | Path) -> Examination:
         if path.name not in known:
             findings.append(_unlisted(folder, path, is_finished=is_finished))
     return Examination(folder, is_finished, tuple(findings))
+
+
+def _examine_group(folder: Path) -> Examination:
+    """Look at all runs of a group, and at what its `seeds.json` says of them."""
+    group: SeedGroup | None = None
+    try:
+        group = read_group(folder)
+        findings, places = [_agreement(group)], group.folders
+    except DamagedError as error:
+        findings = [Finding(SEEDS, False, error.message)]
+        places = sorted(path for path in folder.glob("seed-*") if path.is_dir())
+    finished = []
+    for place in places:
+        try:
+            found = examine_run(place)
+        # One of a group that is not finished need not have begun.
+        except RunError as error:
+            finished.append(False)
+            is_missed = group is None or place.name in {run["folder"] for run in group.runs}
+            if is_missed:
+                findings.append(Finding(place.name, False, error.message))
+            continue
+        finished.append(found.is_finished)
+        findings += [replace(each, name=f"{place.name}/{each.name}") for each in found.findings]
+    for path in sorted(folder.iterdir()):
+        if path not in places and path.name not in (SEEDS, LOCK):
+            findings.append(_unlisted(folder, path, is_finished=True))
+    is_finished = all(finished) and group is not None and group.is_finished
+    return Examination(folder, is_finished, tuple(findings), num_runs=len(places))
+
+
+def _agreement(group: SeedGroup) -> Finding:
+    """Make `seeds.json` anew from the runs, and compare."""
+    try:
+        metrics = {
+            seed: read_metrics(place)
+            for seed, place in zip(group.seeds, group.folders, strict=True)
+            if (place / "metrics.json").is_file()
+        }
+        listed = {run["seed"] for run in group.runs}
+        with damage_in(group.folder / SEEDS):
+            document = document_of(
+                group.recipe, group.seeds, {s: m for s, m in metrics.items() if s in listed}
+            )
+    except HeptadError as error:
+        return Finding(SEEDS, False, f"agrees with its digest, but not with a run: {error.message}")
+    if document != group.document:
+        return Finding(SEEDS, False, "agrees with its digest, but not with its runs")
+    return Finding(SEEDS, True, "agrees with its digest and with its runs")
 
 
 def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:

@@ -37,8 +37,10 @@ from heptad.records import (
 )
 from heptad.reports.verdict import judge
 from heptad.reports.words import duration
-from heptad.run_folder import REPORT
+from heptad.run_folder import REPORT, is_group
 from heptad.scanning import ScanReport
+from heptad.seed_group import SeedGroup
+from heptad.seeds import SeedReport
 from heptad.text import one_line
 
 # How often the live line reads the loss: on a GPU, reading it waits for the step.
@@ -53,7 +55,16 @@ MOST_IN_MATRIX = 30
 # Of each kind of finding of a scan; all are in its JSON.
 MOST_SHOWN = 5
 
-Event = PassReport | Prepared | StepReport | EvaluationReport | EpochReport | Run
+Event = (
+    SeedReport
+    | PassReport
+    | Prepared
+    | StepReport
+    | EvaluationReport
+    | EpochReport
+    | Run
+    | SeedGroup
+)
 
 
 Result = TypeVar("Result")
@@ -72,25 +83,33 @@ def show_nothing(event: Event) -> None:
 
 @dataclass
 class Where:
-    """How far a run is, by the reports so far.
+    """How far a run, or a group of runs, is, by the reports so far.
 
-    work: what is done once for each image, and was under way last. run: the finished one.
+    work: what is done once for each image, and was under way last. run: the one finished last.
+    seed: whose turn it is, in a group. has_worked: whether anything was left to do.
     """
 
     folder: Path | None = None
     place: str = "before its first step"
     work: str = "the start"
     run: Run | None = None
+    seed: SeedReport | None = None
+    group: SeedGroup | None = None
+    has_worked: bool = False
 
     @property
-    def was_finished(self) -> bool:
-        """Whether the run was there already, and nothing had to be done."""
-        return self.run is not None and self.folder is None
+    def is_at_its_end(self) -> bool:
+        """Whether all is done: the run, or the group if it is one of several."""
+        return self.group is not None or (self.run is not None and self.seed is None)
 
     def note(self, event: Event) -> None:
         """Take a report."""
-        if isinstance(event, Prepared):
-            self.folder = event.folder
+        if isinstance(event, SeedReport):
+            self.seed, self.folder, self.place = event, None, "before its first step"
+        elif isinstance(event, SeedGroup):
+            self.group = event
+        elif isinstance(event, Prepared):
+            self.folder, self.has_worked = event.folder, True
             if event.resumed_from is not None:
                 self.place = f"after step {event.resumed_from}"
         elif isinstance(event, PassReport):
@@ -103,6 +122,10 @@ class Where:
     @property
     def said(self) -> str:
         """What a stop left, and how to go on."""
+        if self.seed and is_group(self.seed.folder):
+            where = f"{self.place} of" if self.folder else "before"
+            on = f"`heptad resume {as_word(self.seed.folder)}` goes on"
+            return f"saved {where} seed {self.seed.seed}; {on}"
         if self.folder is None:
             return f"what {self.work} gave so far is kept; the same command goes on with it"
         return f"saved {self.place}; `heptad resume {as_word(self.folder)}` goes on"
@@ -142,6 +165,8 @@ def _live(console: Console) -> Iterator[Show]:
                     description=event.what,
                     figures=_pass_figures(event),
                 )
+            elif isinstance(event, SeedReport):
+                bar.reset(task, description="preparing", figures="")
             elif isinstance(event, Prepared):
                 prepared = event
                 _show_start(console, event)
@@ -206,7 +231,7 @@ def _plain(console: Console) -> Show:
                 f"{event.what}  {_pass_figures(event)}, {left_s / 60:,.0f} minutes left",
             )
         elif isinstance(event, Prepared):
-            prepared, started_at, shown_at = event, now, now
+            prepared, started_at, shown_at, before = event, now, now, None
             _show_start(console, event)
         elif isinstance(event, EpochReport):
             shown_at = now
@@ -370,10 +395,10 @@ def show_summary(console: Console, run: Run) -> None:
         f"heptad evaluate {word}": "by class, and what is taken for what",
         f"heptad compare {word} RUN": "beside another run",
     }
-    _show_next(console, purposes)
+    show_next(console, purposes)
 
 
-def _show_next(console: Console, commands: dict[str, str]) -> None:
+def show_next(console: Console, commands: dict[str, str]) -> None:
     """Print what to type next; what it is for only where that fits on the line."""
     say(console, "Next:")
     widest = max(map(cell_len, map(one_line, commands)))

@@ -93,7 +93,7 @@ def report_page(figures: RunFigures, looks: Looks) -> str:
         for each in figures.calibration.bins
         if each.confidence is not None and each.accuracy is not None
     ]
-    return _render(
+    return render(
         "run.html",
         title=f"{run.recipe.name} on {run.recipe.data}",
         figures=figures,
@@ -113,7 +113,7 @@ def report_page(figures: RunFigures, looks: Looks) -> str:
         marks_from=marks_from(figures),
         confusion_cells=confusion_cells(figures) if figures.has_readable_confusion else None,
         command=words.command_words(run),
-        environment=_environment(run),
+        environment=environment_of(run),
         top=TOP,
     )
 
@@ -161,7 +161,8 @@ def confusion_cells(figures: RunFigures) -> list[list[tuple[int, float]]]:
     ]
 
 
-def _environment(run: Run) -> dict[str, Any]:
+def environment_of(run: Run) -> dict[str, Any]:
+    """Give what a run was carried out with, by name."""
     path = run.folder / "environment.json"
     with damage_in(path):
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ def side_by_side_page(figures: Sequence[RunFigures]) -> str:
     runs = [each.run for each in figures]
     parts = {run.epochs[0].part for run in runs}
     part = parts.pop() if len(parts) == 1 else "test or validation"
-    return _render(
+    return render(
         "runs.html",
         title=f"{len(runs)} runs side by side",
         figures=figures,
@@ -216,6 +217,7 @@ def _templates() -> jinja2.Environment:
     environment.filters |= {
         "percent": _unbroken_percent,
         "interval": words.interval_words,
+        "points": lambda difference: _unbroken(words.points(difference)),
         "duration": lambda seconds: _unbroken(words.duration(seconds)),
         "count": lambda number: f"{number:,}",
         "setting": lambda value: "none" if value is None else str(value),
@@ -232,7 +234,8 @@ def _unbroken_percent(fraction: float, digits: int = 2) -> Markup:
     return _unbroken(words.percent(fraction, digits))
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ours, by its name."""
     # The style sheet is ours, as the templates are.
     style = Markup(PALETTE + (TEMPLATES / "report.css").read_text(encoding="utf-8"))  # noqa: S704
     return _templates().get_template(template).render(**values, style=style)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from heptad.errors import counted
@@ -24,6 +24,11 @@ def interval_words(interval: tuple[float, float]) -> str:
     """Write an interval of fractions in percent."""
     low, high = interval
     return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def points(difference: float) -> str:
+    """Write a difference of two fractions in percentage points."""
+    return f"{100 * difference:.2f} points"
 
 
 def duration(seconds: float) -> str:
@@ -63,19 +68,35 @@ def _objective_words(recipe: Recipe) -> str:
 
 def training_words(run: Run) -> str:
     """Say what was trained on what, and on which machine, in two sentences."""
-    recipe, execution = run.recipe, run.metrics["execution"]
-    start, num_epochs = run.metrics["weights"]["name"], len(run.epochs)
+    began = _began_words(run, f"for {counted(len(run.epochs), 'epoch')}")
+    return f"{began} It took {duration(run.metrics['seconds'])} {_place(run)}."
+
+
+def group_words(run: Run, seeds: Sequence[int], seconds: float) -> str:
+    """Say what was trained with several seeds, of whose runs this is one, in two sentences."""
+    epochs = counted(run.recipe.epochs, "epoch")
+    most = "at most " if run.recipe.patience else ""
+    times = f"{len(seeds)} times, with seeds {seeds[0]} to {seeds[-1]}, for {most}{epochs}"
+    took = f"All together took {duration(seconds)}"
+    return f"{_began_words(run, times)} {took}, {_place(run)}."
+
+
+def _began_words(run: Run, times: str) -> str:
+    recipe, start = run.recipe, run.metrics["weights"]["name"]
     began = STARTS[start == "none", recipe.trainable].format(
         network=recipe.architecture, start=start
     )
+    return (
+        f"{began} {times} on {sum(run.metrics['execution']['rank_images']):,} images of"
+        f" {recipe.data}, in batches of {recipe.batch_size:,}, with {_objective_words(recipe)}."
+    )
+
+
+def _place(run: Run) -> str:
+    execution = run.metrics["execution"]
     on_cpu = execution["device"] == "cpu"
     threads = f" with {counted(execution['threads'], 'thread')}" if on_cpu else ""
-    return (
-        f"{began} for {counted(num_epochs, 'epoch')} on"
-        f" {sum(execution['rank_images']):,} images of {recipe.data}, in batches of"
-        f" {recipe.batch_size:,}, with {_objective_words(recipe)}. It took"
-        f" {duration(run.metrics['seconds'])} on {execution['device']}{threads}."
-    )
+    return f"on {execution['device']}{threads}"
 
 
 def result_words(run: Run) -> str:
@@ -89,7 +110,12 @@ def result_words(run: Run) -> str:
 
 def not_done(run: Run) -> list[str]:
     """Say what a reader might take for granted and what was not done."""
-    return [*_of_the_start(run), *_of_the_data(run), *_of_the_choice(run)]
+    return [*_of_the_start(run), *_of_the_data(run), *_of_the_seed(run), *_of_the_choice(run)]
+
+
+def not_done_in_group(run: Run) -> list[str]:
+    """Say what was not done in runs with several seeds, of which this is one."""
+    return [*_of_the_start(run), *_of_the_data(run)]
 
 
 def _of_the_start(run: Run) -> Iterator[str]:
@@ -129,6 +155,10 @@ def _of_the_data(run: Run) -> Iterator[str]:
         yield "Pictures that could not be used were passed over, if there were any."
     if not recipe.augments:
         yield "No augmentation: each epoch saw the same images."
+
+
+def _of_the_seed(run: Run) -> Iterator[str]:
+    recipe = run.recipe
     yield (
         f"No second seed: this is one training, with seed {recipe.seed}. The intervals say what"
         " other test images might change, not what another seed would."

@@ -48,14 +48,14 @@ def verify(
     Parameters
     ----------
     run
-        The run's folder.
+        The run's folder, or that of a group of runs.
     resume_proof
         A recipe. A short run of it, two epochs of 512 images unless flags say otherwise, is killed
         at random moments, resumed each time, and compared to the bit with one that never was.
     kills
         How often to kill it at most.
     """
-    from heptad.errors import DamagedError, RecipeError
+    from heptad.errors import DamagedError, RecipeError, counted
 
     changes = given(flags, Recipe)
     if (run is None) == (resume_proof is None):
@@ -79,7 +79,8 @@ def verify(
         goes_on = f"not finished; `heptad resume {as_word(run)}` goes on"
         state = "finished" if found.is_finished else goes_on
         whole = "whole" if found.is_whole else "damaged"
-        print(one_line(f"The run in {run} is {whole}, and {state}."))
+        what = "run" if found.num_runs is None else f"group of {counted(found.num_runs, 'run')}"
+        print(one_line(f"The {what} in {run} is {whole}, and {state}."))
     return 0 if found.is_whole else DamagedError.exit_code
 
 

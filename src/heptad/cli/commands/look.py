@@ -120,12 +120,13 @@ def report(
 ) -> None:
     """Write a page on a run for any browser: curves, confusions, the worst images, the recipe.
 
-    Of one run, report.html and MODEL_CARD.md in its folder; of several, one page side by side.
+    Of one run, report.html and MODEL_CARD.md in its folder; of several, one page side by side; of
+    a group of runs, report.html in its folder.
 
     Parameters
     ----------
     runs
-        Folders of finished runs.
+        Folders of finished runs, or that of a group.
     out
         Write the page to this .html file instead; for several runs it must be named.
     """
@@ -141,14 +142,20 @@ def report(
         )
     from heptad.finished import read_run
     from heptad.reports.report import write_report, write_side_by_side
+    from heptad.reports.seeds import write_group_report
+    from heptad.run_folder import is_group
+    from heptad.seed_group import read_finished_group
 
     path = output_path("out", out, ".html", [])
-    read = [read_run(user_path(run)) for run in runs]
-    if len(read) > 1:
+    folders = [user_path(run) for run in runs]
+    if len(folders) > 1:
         assert path is not None
-        written = write_side_by_side(read, path)
+        written = write_side_by_side([read_run(folder) for folder in folders], path)
+    elif is_group(folders[0]):
+        written = write_group_report(read_finished_group(folders[0]), path)
     else:
-        written = write_report(read[0], path, device=options.device, threads=options.threads)
+        run = read_run(folders[0])
+        written = write_report(run, path, device=options.device, threads=options.threads)
     if json:
         print_json(written.as_document())
         return
