@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 NEWEST_RUN = $$(dirname "$$(ls -td runs/*/metrics.json | head -1)")
 
-.PHONY: train serve test slow lint docs bench clean
+.PHONY: train serve test slow lint docs bench records clean
 
 train: $(VENV)/installed
 	$(BIN)/heptad train lenet5
@@ -36,6 +36,10 @@ docs: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/against_peers.py --require-all --write
 	$(BIN)/python benchmarks/growth.py --write
+
+# About an hour, on a machine that does nothing else; writes into docs/records.md.
+records: $(VENV)/installed
+	$(BIN)/python benchmarks/records.py --write
 
 clean:
 	rm -rf $(VENV)
