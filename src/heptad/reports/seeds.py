@@ -10,8 +10,8 @@ from heptad.files import as_word, write_bytes
 from heptad.finished import read_run
 from heptad.records import Run
 from heptad.reports import words
-from heptad.reports.charts import seed_chart, seed_curves
 from heptad.reports.report import Written, environment_of, render
+from heptad.reports.seed_charts import seed_chart, seed_curves
 from heptad.run_folder import REPORT, SEEDS
 from heptad.seed_group import SeedGroup
 from heptad.stages.saving import read_metrics
