@@ -6,7 +6,7 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,9 +15,10 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from heptad.architectures import find_architecture
 from heptad.checkpoints.keeping import Keeper, begin, find_resume
 from heptad.cycle_state import Best, Cycle, Opened
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
@@ -38,6 +39,7 @@ from heptad.records import (
     EpochReport,
     EvaluationReport,
     Figures,
+    Objective,
     PassReport,
     Position,
     Prepared,
@@ -59,6 +61,7 @@ from heptad.stages.data import (
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import (
+    Model,
     build_model,
     check_model,
     frozen_digests,
@@ -135,13 +138,8 @@ def preparing(
     if split or sources.pictures:
         make_room(options.cache_size)
     # Stage 4, objective
-    objective = configure_objective(
-        recipe,
-        rate_groups(recipe, architecture, whole.network),
-        sources.train.labels,
-        num_classes=num_classes,
-    )
-    cycle = Cycle(
+    objective = _objective(recipe, whole, sources)
+    yield Cycle(
         recipe=recipe,
         device=device,
         sources=sources,
@@ -157,9 +155,6 @@ def preparing(
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
     )
-    if recipe.averaging:
-        cycle.average = {name: value.clone() for name, value in cycle.moved().items()}
-    yield cycle
 
 
 def prepare(
@@ -173,6 +168,83 @@ def prepare(
     *_, cycle = preparing(recipe, options, sources=sources, network=network)
     assert isinstance(cycle, Cycle)
     return cycle
+
+
+def _objective(recipe: Recipe, whole: Model, sources: Sources) -> Objective:
+    train = sources.train
+    architecture = find_architecture(
+        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
+    )
+    return configure_objective(
+        recipe,
+        rate_groups(recipe, architecture, whole.network),
+        train.labels,
+        num_classes=len(train.classes),
+    )
+
+
+# All that stages 4 to 6 alone read of a recipe. Any other field, a new one too until somebody has
+# looked, may change the images, the network or its trunk, which are then made ready anew.
+TRAINING_FIELDS = frozenset(
+    {
+        "loss",
+        "label_smoothing",
+        "class_weights",
+        "optimizer",
+        "learning_rate",
+        "schedule",
+        "warmup",
+        "weight_decay",
+        "layer_decay",
+        "gradient_clip",
+        "averaging",
+        "batch_size",
+        "epochs",
+        "patience",
+    }
+)
+
+
+def prepared_fields(recipe: Recipe) -> frozenset[str]:
+    """Name the fields that decide what `prepare` makes ready, beside the objective."""
+    # Statistics are re-estimated batch by batch.
+    also = {"batch_size"} if recipe.batchnorm == "recalibrated" else set()
+    return (frozenset(type(recipe).model_fields) - TRAINING_FIELDS) | also
+
+
+def again(cycle: Cycle, recipe: Recipe, start: Mapping[str, Tensor]) -> Cycle:
+    """Give the cycle that `prepare` would give for a recipe with other `TRAINING_FIELDS`.
+
+    start: a copy of what `cycle.moved` gave before the first step. Sources and network are shared,
+    so that the earlier cycle is of no use any more. Raises RecipeError if another field differs.
+    """
+    before = cycle.recipe
+    for name in sorted(prepared_fields(before) | prepared_fields(recipe)):
+        if getattr(recipe, name) != getattr(before, name):
+            raise RecipeError(
+                f"{name} is {getattr(recipe, name)}, but the cycle was prepared with"
+                f" {getattr(before, name)}; prepare another one."
+            )
+    refuse_lone_images(cycle.whole, num_images=cycle.num_images, batch_size=recipe.batch_size)
+    cycle.put(start)
+    # Named one by one: whatever moves in a training begins as in a new cycle.
+    return Cycle(
+        recipe=recipe,
+        device=cycle.device,
+        sources=cycle.sources,
+        whole=cycle.whole,
+        model=cycle.model,
+        objective=_objective(recipe, cycle.whole, cycle.sources),
+        start=cycle.start,
+        frozen=cycle.frozen,
+        moving=cycle.moving,
+        trunk=cycle.trunk,
+        data=cycle.data,
+        features=cycle.features,
+        trunk_seconds=cycle.trunk_seconds,
+        num_computed=cycle.num_computed,
+        ranks=cycle.ranks,
+    )
 
 
 def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
@@ -280,7 +352,7 @@ def _with_derived_draws(cycle: Cycle, batches: Iterable[Batch]) -> Iterator[Batc
         yield batch
 
 
-def progress(cycle: Cycle) -> Iterator[Report]:
+def progress(cycle: Cycle) -> Generator[Report, None, None]:
     """Carry out stages 5 and 6, epoch by epoch; yield every step, scored batch and epoch.
 
     Goes on from wherever the cycle is: in an epoch, or before its evaluation. Raises

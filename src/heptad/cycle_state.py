@@ -87,6 +87,10 @@ class Cycle:
     average: dict[str, Tensor] | None = None
     last: dict[str, Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        if self.recipe.averaging and self.average is None:
+            self.average = {name: value.clone() for name, value in self.moved().items()}
+
     @property
     def is_trained(self) -> bool:
         """Whether nothing is left to train: all epochs are done, or patience is at its end."""

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    TypeAdapter,
     ValidationError,
     field_serializer,
     model_validator,
@@ -100,6 +101,32 @@ class Settings(BaseModel):
     def changed(self, **settings: object) -> Self:
         """Give a copy with other `settings`, checked anew."""
         return type(self)(**{**self.model_dump(), **settings})
+
+    @classmethod
+    def checked(cls, name: str, value: object) -> Any:
+        """Give a value as the field `name` takes it, whatever the other fields are.
+
+        Raises RecipeError if the field does not take it, or there is no such field.
+        """
+        if name not in cls.model_fields:
+            raise RecipeError(_no_such_setting(name, cls))
+        field = TypeAdapter(
+            cls.model_fields[name].rebuild_annotation(), config=ConfigDict(allow_inf_nan=False)
+        )
+        try:
+            return field.validate_python(value)
+        except ValidationError as error:
+            problem = {**error.errors()[0], "loc": (name,), "input": value}
+            raise RecipeError(_complaint(cls, problem)) from None
+
+    @classmethod
+    def number_kind(cls, name: str) -> type[int] | type[float] | None:
+        """Tell whether the field `name` is any number, a whole one, or something else."""
+        schema = cls.model_json_schema()["properties"][name]
+        kinds = {one.get("type") for one in (schema, *schema.get("anyOf", ()))}
+        if "enum" in schema:
+            return None
+        return float if "number" in kinds else int if "integer" in kinds else None
 
     @classmethod
     def is_switch(cls, name: str) -> bool:

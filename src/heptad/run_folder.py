@@ -35,6 +35,9 @@ RUN_FILES = (
     "metrics.json",
     "predictions.npz",
 )
+# What `heptad tune` leaves in a folder of its own; the first is there from the first trial on.
+SEARCH = "search.json"
+SEARCH_FILES = (SEARCH, "trials.journal", "trials.csv", "trials.png", "best.toml")
 # Made from the others at any time, and so without a hash among them.
 REPORT, CARD = "report.html", "MODEL_CARD.md"
 # What a group of runs with several seeds has beside their folders, `seed-0` and so on.
@@ -63,7 +66,12 @@ def check_output(recipe: Recipe, options: RunOptions) -> None:
             "resume is asked for, but no run folder is named.",
             hint="name it with --out, or use `heptad resume RUN`",
         )
-    folder = user_path(options.out) if options.out else RUNS_FOLDER
+    check_place(options.out)
+
+
+def check_place(out: str | None) -> None:
+    """Raise OutputError if a folder `out`, or one in runs, could not be made or written."""
+    folder = user_path(out) if out else RUNS_FOLDER
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise OutputError(f"no run folder can be made at {folder}: {nearest} is a file.")
@@ -72,8 +80,10 @@ def check_output(recipe: Recipe, options: RunOptions) -> None:
 
 
 def is_of_run(path: Path) -> bool:
-    """Tell whether a file is one that the run in its folder, finished or not, has saved."""
+    """Tell whether a file is one that the run or search in its folder, finished or not, saved."""
     if path.name in RUN_FILES and (path.parent / "recipe.json").is_file():
+        return True
+    if path.name in SEARCH_FILES and (path.parent / SEARCH).is_file():
         return True
     try:
         return path.name in json.loads((path.parent / "metrics.json").read_bytes())["files"]
@@ -146,6 +156,14 @@ def refuse_run(folder: Path) -> None:
         )
 
 
+def refuse_search(folder: Path) -> None:
+    """Raise OutputError if a folder holds a search."""
+    if (folder / SEARCH).exists():
+        raise OutputError(
+            f"the folder {folder} holds a search of `heptad tune`.", hint="choose another --out"
+        )
+
+
 def _refuse_seeds(folder: Path) -> None:
     """Raise OutputError if a folder holds runs of a group, finished or not."""
     begun = _begun_in_group(folder)
@@ -161,16 +179,23 @@ def _begun_in_group(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("seed-*/recipe.json"))
 
 
+def _has_recipe(folder: Path) -> bool:
+    return (folder / "recipe.json").exists()
+
+
+def _has_runs(folder: Path) -> bool:
+    return bool(_begun_in_group(folder))
+
+
 @contextmanager
 def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
     """Give the run's folder, made where there is none, and own it until the block ends.
 
-    It is `out`, or runs/NAME-NUMBER with the first number that is free. What an earlier owner left
-    half-written is removed. If the block ends before there is a `recipe.json`, all that was made
-    here is removed again. Raises OutputError if the folder cannot be made, holds a group of runs,
-    or a run that is not to be resumed, MissingError if another process owns it.
+    See `owned`. What an earlier owner left half-written is removed. Raises OutputError if the
+    folder holds a search, a group of runs, or a run that is not to be resumed.
     """
-    with _owned(recipe, options, is_begun=lambda place: (place / "recipe.json").exists()) as folder:
+    with owned(options.out, recipe.name, is_begun=_has_recipe) as folder:
+        refuse_search(folder)
         if is_group(folder):
             raise OutputError(
                 f"the folder {folder} holds a group of runs.",
@@ -190,8 +215,9 @@ def claimed_group(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
 
     If the block ends before one of its runs has begun, its `seeds.json` is removed too.
     """
-    with _owned(recipe, options, is_begun=lambda place: bool(_begun_in_group(place))) as folder:
+    with owned(options.out, recipe.name, is_begun=_has_runs) as folder:
         refuse_run(folder)
+        refuse_search(folder)
         if not options.resume:
             _refuse_seeds(folder)
         if _has_begun(folder, SEEDS):
@@ -200,7 +226,7 @@ def claimed_group(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
             yield folder
         finally:
             with suppress(OSError):
-                if not _begun_in_group(folder):
+                if not _has_runs(folder):
                     (folder / SEEDS).unlink(missing_ok=True)
 
 
@@ -210,18 +236,21 @@ def _has_begun(folder: Path, first: str) -> bool:
 
 
 @contextmanager
-def _owned(
-    recipe: Recipe, options: RunOptions, *, is_begun: Callable[[Path], bool]
-) -> Iterator[Path]:
-    """Make and own a folder until the block ends; if nothing has begun in it then, remove it."""
+def owned(out: str | None, name: str, *, is_begun: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a folder, made where there is none, and own it until the block ends.
+
+    It is `out`, or runs/NAME-NUMBER with the first number that is free. If nothing has begun in it
+    when the block ends, all that was made here is removed again. Raises OutputError if the folder
+    cannot be made, MissingError if another process owns it.
+    """
     made: list[Path] = []
     try:
-        folder = _make(options.out, recipe.name, made)
+        folder = _make(out, name, made)
         descriptor = _lock(folder)
     except OSError as error:
         _remove(made)
         raise OutputError(
-            f"no run folder can be made at {options.out or RUNS_FOLDER}: {error.strerror}."
+            f"no run folder can be made at {out or RUNS_FOLDER}: {error.strerror}."
         ) from error
     try:
         yield folder
