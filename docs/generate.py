@@ -28,6 +28,7 @@ from heptad.recipes import RECIPES  # noqa: E402
 COMMANDS = (
     "",
     "train",
+    "tune",
     "evaluate",
     "compare",
     "report",

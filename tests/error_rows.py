@@ -48,7 +48,7 @@ ROWS = [
         "trian lenet5",
         2,
         'Unknown command "trian". Did you mean "train"? Available commands:'
-        " recipes, train, resume, evaluate, compare, report, predict, serve, ...",
+        " recipes, train, resume, tune, evaluate, compare, report, predict, ...",
     ),
     Row(
         "unknown flag",
@@ -573,6 +573,69 @@ ROWS = [
         TRAIN + " --shift 0.1 --views 0",
         2,
         "views is 0; allowed: a whole number, 1 to 1000, or none.",
+    ),
+    # Searching
+    Row(
+        "a search of nothing",
+        "tune lenet5 --data digits",
+        2,
+        "nothing is to be searched: no field has a range.",
+    ),
+    Row(
+        "a range beyond what its field takes",
+        "tune lenet5 --data digits --weight-decay 0..1",
+        2,
+        "weight_decay is 1; allowed: a finite number, at least 0, below 1.",
+    ),
+    Row(
+        "a range from high to low",
+        "tune lenet5 --data digits --learning-rate 1e-1..1e-4",
+        2,
+        "learning_rate is 1e-1..1e-4, whose first number is not the smaller one; allowed as a"
+        " range: LOW..HIGH.",
+    ),
+    Row(
+        "an unknown choice among others",
+        "tune lenet5 --data digits --schedule cosine,linear",
+        2,
+        "schedule is linear; allowed: constant, cosine, one-cycle, step.",
+    ),
+    Row(
+        "a search over seeds",
+        "tune lenet5 --data digits --seed 0..9",
+        2,
+        "seed is 0..9, but it decides which images the trials are judged by, and cannot be"
+        " searched.",
+    ),
+    Row(
+        "no trials",
+        "tune lenet5 --data digits --learning-rate 1e-4..1e-1 --trials 0",
+        2,
+        "trials is 0; allowed: a whole number, at least 1.",
+    ),
+    Row(
+        "a range as a setting of a training",
+        "train lenet5 --data digits --learning-rate 1e-4..1e-1",
+        2,
+        "learning_rate is 1e-4..1e-1; allowed: a finite number, above 0.",
+    ),
+    Row(
+        "a search to go on with, but none is named",
+        "tune lenet5 --data digits --learning-rate 1e-4..1e-1 --resume",
+        2,
+        "resume is asked for, but no folder of a search is named.",
+    ),
+    Row(
+        "output where a search is",
+        TRAIN + " --out search",
+        2,
+        "the folder search holds a search of `heptad tune`.",
+    ),
+    Row(
+        "a search without the extra that draws",
+        "tune lenet5 --data digits --learning-rate 1e-4..1e-1",
+        6,
+        "a search needs the package optuna, which is not installed.",
     ),
     # Weights
     Row(
@@ -1313,6 +1376,14 @@ def _stop_runs(folder: Path) -> None:
     recipe = heptad.load_recipe("lenet5", data="digits", epochs=2, limit=20)
     shutil.rmtree(folder / "longer")
     heptad.train(recipe, RunOptions(out=str(folder / "longer")))
+    list(
+        heptad.tune(
+            recipe,
+            {"optimizer": "adam,sgd"},
+            num_trials=1,
+            options=RunOptions(out=str(folder / "search")),
+        )
+    )
     shutil.copytree(folder / "digits", folder / "other")
     images = folder / "other" / NAMES["train"][0]
     content = bytearray(images.read_bytes())

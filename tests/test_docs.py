@@ -104,6 +104,7 @@ def desk(tmp_path, mnist, monkeypatch) -> Path:
     heptad.write_text(
         f'#!/bin/bash\nargs=("$@")\n'
         '[[ "$1 $2" == "train resnet50" ]] && args+=(--weights made.pth)\n'
+        '[[ "$1 $2" == "tune resnet50" ]] && args+=(--weights made.pth)\n'
         '[[ "$1 $2" == "train lenet5" ]] && args+=(--limit 2000)\n'
         f'exec {sys.executable} -m heptad "${{args[@]}}"\n'
     )

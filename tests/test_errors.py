@@ -26,7 +26,7 @@ def bad_things(digits, tmp_path_factory):
 def no_network_and_no_extra(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     # As if they were not installed.
-    for package in ("tensorboard", "uvicorn", "onnxscript"):
+    for package in ("tensorboard", "uvicorn", "onnxscript", "optuna"):
         monkeypatch.setitem(sys.modules, package, None)
 
 

@@ -46,6 +46,7 @@ ORDER = [
         "reports",
         "exporting",
         "serving",
+        "tuning",
         "doctor",
         "fetching",
         "verifying",

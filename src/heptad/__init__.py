@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from heptad.reports.report import write_report
     from heptad.seed_group import SeedGroup
     from heptad.seeds import SeedReport, run_seeds
+    from heptad.tuning.reports import TrialReport, Tuned
+    from heptad.tuning.search import Trial
+    from heptad.tuning.searching import tune
 
 _HOMES = {
     "ARCHITECTURES": "architectures",
@@ -57,6 +60,9 @@ _HOMES = {
     "SeedReport": "seeds",
     "ShippedRecipe": "recipes",
     "StepReport": "records",
+    "Trial": "tuning.search",
+    "TrialReport": "tuning.reports",
+    "Tuned": "tuning.reports",
     "compare": "reports.comparing",
     "epochs": "cycle",
     "export": "exporting.export",
@@ -70,6 +76,7 @@ _HOMES = {
     "steps": "cycle",
     "train": "interactive",
     "train_seeds": "interactive",
+    "tune": "tuning.searching",
     "write_report": "reports.report",
 }
 

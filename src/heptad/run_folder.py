@@ -156,9 +156,23 @@ def refuse_run(folder: Path) -> None:
         )
 
 
+def refuse_group_as_output(folder: Path) -> None:
+    """Raise OutputError if a folder holds a group of runs."""
+    if is_group(folder):
+        raise OutputError(
+            f"the folder {folder} holds a group of runs.",
+            hint="with --seeds and --resume it goes on; else choose another --out",
+        )
+
+
+def is_search(folder: Path) -> bool:
+    """Tell whether a folder is that of a search, finished or not."""
+    return (folder / SEARCH).exists()
+
+
 def refuse_search(folder: Path) -> None:
     """Raise OutputError if a folder holds a search."""
-    if (folder / SEARCH).exists():
+    if is_search(folder):
         raise OutputError(
             f"the folder {folder} holds a search of `heptad tune`.", hint="choose another --out"
         )
@@ -196,11 +210,7 @@ def claimed(recipe: Recipe, options: RunOptions) -> Iterator[Path]:
     """
     with owned(options.out, recipe.name, is_begun=_has_recipe) as folder:
         refuse_search(folder)
-        if is_group(folder):
-            raise OutputError(
-                f"the folder {folder} holds a group of runs.",
-                hint="with --seeds and --resume it goes on; else choose another --out",
-            )
+        refuse_group_as_output(folder)
         if not options.resume:
             refuse_run(folder)
         if _has_begun(folder, "recipe.json"):
