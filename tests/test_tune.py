@@ -221,7 +221,8 @@ def check_equals_training(recipe, ranges, *, number) -> None:
 
 def test_a_trial_of_lenet5_is_a_training(recipe, workplace):
     ranges = RANGES | {"schedule": "cosine,one-cycle", "class_weights": "none,balanced"}
-    check_equals_training(recipe, ranges, number=3)
+    ranges |= {"averaging": "0.5,0.9", "gradient_clip": "none,0.5", "label_smoothing": "0..0.2"}
+    check_equals_training(recipe, ranges | {"layer_decay": "0.5..1"}, number=3)
 
 
 def test_a_trial_with_other_images_is_a_training(recipe, workplace):
