@@ -56,7 +56,7 @@ def resizing_seconds() -> float:
     source = open_sources(recipe, device=torch.device("cpu"), memory=0).train
     started_at = time.perf_counter()
     for few in source.images.split(1000):
-        source.transform.resize(few)
+        source.transform.to_size(few)
     return time.perf_counter() - started_at
 
 

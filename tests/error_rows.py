@@ -76,8 +76,9 @@ ROWS = [
         "train lenet6",
         2,
         "there is no recipe 'lenet6'. Did you mean 'lenet5'? Allowed: lenet5, lenet5-fast,"
-        " lenet5-1998, vgg16, resnet50, resnet50-finetune, vgg16-finetune, resnet50-recalibrated,"
-        " resnet50-v1, vgg16-imagenet-norm, a .toml or .json file, or the folder of a run.",
+        " lenet5-best, lenet5-1998, vgg16, resnet50, resnet50-finetune, vgg16-finetune,"
+        " resnet50-recalibrated, resnet50-v1, vgg16-imagenet-norm, a .toml or .json file, or"
+        " the folder of a run.",
     ),
     Row(
         "a folder that is no run, as recipe",
@@ -736,7 +737,7 @@ ROWS = [
         "metrics of a run that contradict themselves",
         "evaluate contradicting",
         5,
-        "contradicting/metrics.json is damaged: image_size is 64 px, but lenet5 takes 32 px alone.",
+        "contradicting/metrics.json is damaged: its transform does not fit its recipe.",
     ),
     Row(
         "metrics of a run in which a digit was changed",

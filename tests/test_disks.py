@@ -537,7 +537,7 @@ def wide(width: int) -> Architecture:
         last_layer="fc",
         channels=(3,),
         image_sizes=range(32, 257),
-        splits=(Split("before fc", width, trunk, lambda network: network.fc),),
+        splits=(Split("before fc", trunk, lambda network: network.fc),),
     )
 
 
@@ -622,7 +622,8 @@ def test_what_has_nothing_to_do_with_memory_is_not_tried_again(wide_recipe):
         seen.append(num_images)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    network.conv.register_forward_pre_hook(failing(0, fail))
+    # One image shows how much room features take.
+    network.conv.register_forward_pre_hook(failing(1, fail))
     with pytest.raises(RuntimeError, match="mat1"):
         heptad.prepare(wide_recipe, network=network)
     assert seen == [45]

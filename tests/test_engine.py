@@ -141,6 +141,7 @@ def features(recipe, engine):
     return engine_of(cycle.sources), train.take(torch.arange(len(train.labels)), None)
 
 
+@pytest.mark.slow
 def test_a_run_notes_the_engine_and_both_give_the_same_features(recipe, tmp_path, monkeypatch):
     used, expected = features(recipe, "eager")
     assert used == "eager"
@@ -192,7 +193,10 @@ class Leaving(nn.Sequential):
 
 @pytest.mark.parametrize(
     ("layer", "said"),
-    [(Branching, r"fails \(TraceError"), (Leaving, "differ by .* more than 1e-04")],
+    [
+        (Branching, r"fails \(TraceError"),
+        pytest.param(Leaving, "differ by .* more than 1e-04", marks=pytest.mark.slow),
+    ],
 )
 def test_a_network_that_cannot_be_rewritten_runs_as_it_is_and_that_is_said(
     recipe, layer, said, caplog

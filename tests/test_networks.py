@@ -63,6 +63,7 @@ def test_resnet50_trains_its_last_layer_alone(small):
     }
 
 
+@pytest.mark.slow
 def test_vgg16_trains_its_last_layer_alone_with_frozen_dropout_on(small):
     """Dropout before the last layer draws anew in every step, though its layers are frozen."""
     cycle = prepared("vgg16", small)

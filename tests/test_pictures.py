@@ -637,7 +637,7 @@ def test_a_picture_is_resized_with_triangles_as_wide_as_the_scale(shape, size, c
 @pytest.mark.parametrize("size", [28, 32, 64, 224])
 def test_digits_are_resized_to_the_pixels_of_training(size, mnist):
     images = mnist["test"][0][:100]
-    expected = Transform(size, 1, (0.5,), (0.5,)).resize(torch.from_numpy(images))
+    expected = Transform(size, 1, (0.5,), (0.5,)).to_size(torch.from_numpy(images))
     for image, pixels in zip(images, expected.numpy(), strict=True):
         assert np.array_equal(resize_picture(image, size), pixels)
         in_colour = resize_picture(np.repeat(image, 3, axis=0), size)
@@ -649,7 +649,7 @@ def test_digits_are_resized_to_the_pixels_of_training(size, mnist):
 def test_photos_are_resized_by_torch_to_nearly_the_same_pixels(name, size):
     """Torch weighs with 16 bits, Pillow with 22: a step apart in few of the pixels."""
     photo = np.ascontiguousarray(load_sample_image(name).transpose(2, 0, 1))
-    by_torch = Transform(size, 3, (0.5,), (0.5,)).resize(torch.from_numpy(photo)[None])[0]
+    by_torch = Transform(size, 3, (0.5,), (0.5,)).to_size(torch.from_numpy(photo)[None])[0]
     apart = np.abs(by_torch.numpy().astype(int) - resize_picture(photo, size))
     assert apart.max() <= 1
     assert (apart > 0).mean() < 0.01

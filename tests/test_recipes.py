@@ -125,6 +125,7 @@ anything = st.recursive(
 names = st.sampled_from(list(Recipe.model_fields)) | st.text(max_size=10)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(names, anything, max_size=5))
 def test_no_settings_at_all_break_the_reading_of_a_recipe(values):

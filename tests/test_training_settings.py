@@ -209,7 +209,7 @@ def test_the_last_block_of_vgg16_is_the_fifth_of_convolutions_and_what_follows(s
     assert cycle.trunk == "trunk that ends before features.24"
 
 
-@pytest.mark.parametrize("batchnorm", ["frozen", "held"])
+@pytest.mark.parametrize("batchnorm", [pytest.param("frozen", marks=pytest.mark.slow), "held"])
 def test_a_last_block_on_kept_features_trains_as_in_the_plain_loop(small, batchnorm):
     # Not with Adam, whose first steps are as long for a rounding error as for a slope.
     small |= {"optimizer": "sgd", "learning_rate": 1e-4, "layer_decay": 0.5}
@@ -238,6 +238,7 @@ def test_mixed_precision_multiplies_in_16_bits_and_keeps_float32_weights(recipe,
     assert heptad.load_run(run.folder).evaluate().loss == pytest.approx(run.scores.loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_features_in_mixed_precision_are_others_than_in_float32(small):
     small |= {"trainable": "last-layer"}
     exact, mixed = (

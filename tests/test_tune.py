@@ -230,6 +230,7 @@ def test_a_trial_with_other_images_is_a_training(recipe, workplace):
     check_equals_training(recipe, ranges, number=3)
 
 
+@pytest.mark.slow
 def test_a_trial_on_features_is_a_training(digits, workplace):
     recipe = heptad.load_recipe(
         "resnet50", data=str(digits), weights="none", image_size=32, limit=60, epochs=2
@@ -282,6 +283,7 @@ def test_a_trial_is_judged_by_the_epoch_that_a_training_ends_with(recipe, workpl
             assert trial.judged == epoch_of(ranks) + 1
 
 
+@pytest.mark.slow
 def test_trials_that_fall_behind_are_given_up_but_not_out_of_step(recipe, workplace):
     longer, ranges = recipe.changed(epochs=4, batch_size=16), {"learning_rate": "1e-6..1e-2"}
     trials = trials_of(longer, workplace / "s", ranges, num_trials=12)
@@ -506,6 +508,7 @@ def test_json_is_one_document(recipe, workplace, capsys):
     assert heptad.Recipe(**document["best"]["recipe"]) == heptad.load_recipe(workplace / "s" / BEST)
 
 
+@pytest.mark.slow
 def test_without_out_searches_are_numbered(recipe, workplace, capsys):
     for number in (1, 2):
         flags = words(recipe, "s", "--trials", "1", "--json")
