@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice, pairwise
 
 import pytest
@@ -285,3 +286,84 @@ def test_a_run_without_its_whole_network_is_no_start_and_the_way_out_is_said(sma
     with pytest.raises(WeightsError, match="no file of its whole network") as caught:
         heptad.prepare(other)
     assert "heptad export" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_statistics_beside_other_trained_layers_are_not_taken_from_a_cache(small, tmp_path):
+    """Once those of the trained block too were kept, under a name without the block's weights."""
+    small |= {"batchnorm": "recalibrated"}
+    torch.manual_seed(0)
+    plain, other = (tmp_path / f"{name}.pth" for name in ("plain", "other"))
+    network = resnet50(num_classes=10)
+    torch.save(network.state_dict(), plain)
+    with torch.no_grad():
+        network.layer4[0].conv1.weight.mul_(5)
+    torch.save(network.state_dict(), other)
+    states = [
+        heptad.prepare(
+            heptad.load_recipe("resnet50", **small | {"weights": str(path)})
+        ).whole.network.state_dict()
+        for path in (plain, other)
+    ]
+    name = "layer4.0.bn1.running_var"
+    loaded = [torch.load(path, weights_only=True)[name] for path in (plain, other)]
+    # What is trained goes on from what the weights have.
+    assert all(torch.equal(state[name], own) for state, own in zip(states, loaded, strict=True))
+    assert not torch.equal(states[0]["layer1.0.bn1.running_var"], torch.ones(64))
+
+
+def test_statistics_that_no_trained_layer_moves_cannot_be_held(small):
+    recipe = heptad.load_recipe("resnet50", **small | {"trainable": "last-layer"})
+    with pytest.raises(RecipeError, match="trains no BatchNorm; leave it at frozen"):
+        heptad.prepare(recipe.changed(batchnorm="held"))
+
+
+@pytest.mark.slow
+def test_features_before_held_layers_are_those_of_frozen_ones(small):
+    recipe = heptad.load_recipe("resnet50", **small | {"mean": 0.42})
+    assert heptad.prepare(recipe).num_computed == 64
+    assert heptad.prepare(recipe.changed(batchnorm="held")).num_computed == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trainable": "last-block"}, "The last block of lenet5 and what follows it was trained"),
+        ({"averaging": 0.9}, "this is the average of the weights over the last steps"),
+        ({"label_smoothing": 0.1}, "in training, 0.1 of each label spread over all classes"),
+        ({"layer_decay": 0.5}, "0.5 times that for each block before the last"),
+        ({"gradient_clip": 1.5}, "gradients no longer than 1.5"),
+        ({"precision": "bfloat16"}, "layers multiplied in 16 bits"),
+    ],
+    ids=str,
+)
+def test_a_report_says_how_the_training_was(recipe, tmp_path, settings, said):
+    run = heptad.train(recipe.changed(**settings), RunOptions(out=str(tmp_path / "run")))
+    heptad.write_report(run)
+    assert said in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_validation_images_that_the_start_may_have_seen_are_warned_of(recipe, tmp_path, caplog):
+    run = heptad.train(recipe, RunOptions(out=str(tmp_path / "run")))
+    heptad.prepare(recipe.changed(weights=str(run.folder)))
+    assert "so that their figures are too good" not in caplog.text
+    heptad.prepare(recipe.changed(weights=str(run.folder), validation=0.2))
+    assert "so that their figures are too good" in caplog.text
+
+
+def test_test_pictures_that_the_start_was_trained_on_are_counted(pictures, tmp_path, caplog):
+    recipe = heptad.load_recipe("lenet5", data=str(pictures), epochs=1)
+    run = heptad.train(recipe, RunOptions(out=str(tmp_path / "run")))
+    # Its own seed holds out its own pictures.
+    heptad.prepare(recipe.changed(weights=str(run.folder)))
+    assert "trained on by the run" not in caplog.text
+    cycle = heptad.prepare(recipe.changed(weights=str(run.folder), seed=1))
+    trained = {
+        each["sha256"]
+        for each in json.loads((run.folder / "pictures.json").read_text())["pictures"]
+        if each["part"] == "train"
+    }
+    tested = [cycle.sources.pictures.seen[i].sha256 for i in cycle.sources.test.ids.tolist()]
+    expected = sum(sha256 in trained for sha256 in tested)
+    assert expected > 0
+    assert f"{expected} of {len(tested)} test images were trained on by the run" in caplog.text

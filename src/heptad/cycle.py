@@ -115,9 +115,11 @@ def preparing(
         raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
     model = whole
     if split:
-        store = describe_store(recipe, split, sources, weights=start, statistics=statistics)
+        frozen_part = whole.part(split.trunk(whole.network))
+        weights = {name: start[name] for name in whole.names_in(frozen_part)}
+        store = describe_store(recipe, split, sources, weights=weights, statistics=statistics)
         trunk_pass = computing(
-            whole.part(split.trunk(whole.network)),
+            frozen_part,
             sources,
             store,
             num_views=recipe.views,

@@ -376,6 +376,11 @@ class Recipe(Settings):
         return None if float_range is None else list(float_range)
 
     @property
+    def has_frozen_part(self) -> bool:
+        """Whether some of the network is left as it came."""
+        return self.trainable != "all"
+
+    @property
     def number_type(self) -> str:
         """The type of weights and inputs: float32 also where layers multiply in fewer bits."""
         return "float64" if self.precision == "float64" else "float32"

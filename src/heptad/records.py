@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from heptad.recipe import Recipe
@@ -157,6 +158,11 @@ class Scores:
     def num_correct(self) -> int:
         """Images whose likeliest class is their label."""
         return int(self.confusion.diagonal().sum())
+
+    @cached_property
+    def negative_log_likelihood(self) -> float:
+        """Cross entropy of the softmax of the logits, in nats an image, whatever the loss is."""
+        return float(cross_entropy(self.logits.double(), self.labels))
 
     @property
     def figures(self) -> Figures:

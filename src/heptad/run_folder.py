@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from heptad.errors import (
@@ -112,6 +113,32 @@ def saved_weights(folder: Path) -> tuple[Path, str]:
             " trained part",
         )
     return folder / names[0], str(files[names[0]])
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """A run whose weights another goes on from: its recipe, and the pictures it was trained on.
+
+    pictures: the SHA-256 of each; none where it was trained on no pictures.
+    """
+
+    recipe: Recipe
+    pictures: frozenset[str]
+
+
+def start_run(weights: str) -> StartRun | None:
+    """Give the run that a recipe's `weights` names by its folder; None if it names none."""
+    folder = user_path(weights)
+    try:
+        recipe = Recipe(**json.loads((folder / "recipe.json").read_bytes()))
+        listed = folder / "pictures.json"
+        pictures = json.loads(listed.read_bytes())["pictures"] if listed.is_file() else []
+        return StartRun(
+            recipe, frozenset(each["sha256"] for each in pictures if each["part"] == "train")
+        )
+    # Whether it can be used at all is said where its weights are read.
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, RecipeError):
+        return None
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

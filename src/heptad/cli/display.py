@@ -314,7 +314,7 @@ def _show_start(console: Console, prepared: Prepared) -> None:
             console,
             f"The network starts from {start['name']}, its last layer {start['last_layer']}.",
         )
-    elif recipe.trainable == "all":
+    elif not recipe.has_frozen_part:
         say(console, "The network starts from random weights.")
     else:
         text = "The weights are random: what is frozen knows nothing of images."

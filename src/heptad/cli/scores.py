@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from math import isclose
 from typing import Any
 
 from rich.cells import cell_len
@@ -78,7 +79,10 @@ def show_scores(console: Console, scores: Scores, classes: Sequence[str]) -> Non
         f" {scores.num_images:,} images.",
         style="bold",
     )
-    say(console, f"Negative log-likelihood (the loss) {scores.loss:.4f} nats an image.")
+    likelihood = f"Negative log-likelihood {scores.negative_log_likelihood:.4f} nats an image"
+    is_loss = isclose(scores.negative_log_likelihood, scores.loss, rel_tol=1e-3)
+    other = "the loss" if is_loss else f"the loss is another one, {scores.loss:.4f}"
+    say(console, f"{likelihood} ({other}).")
     if top := figures["test_top_k_accuracy"]:
         said = ", ".join(f"{k}: {_percent(value, 2)}" for k, value in top.items())
         say(console, f"The right class is among the likeliest {said}.")

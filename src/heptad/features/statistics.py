@@ -11,7 +11,6 @@ from pathlib import Path
 
 import safetensors.torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from heptad.errors import MissingError, RecipeError, SaveError
 from heptad.files import cache_folder, digest_of, locked, sha256_of, write_bytes
@@ -24,11 +23,11 @@ logger = logging.getLogger("heptad")
 
 
 def recalibrate(model: Model, source: Source, recipe: Recipe, *, weights: str) -> str:
-    """Give every BatchNorm the statistics of the source's images, kept or computed now.
+    """Give frozen BatchNorm the statistics of the source's images, kept or computed now.
 
-    weights: hash of the network before. Returns the name of what they were computed from: weights,
-    transform, images in their order, batch size. Raises RecipeError for a source that is no
-    ImageSource; else errors as in `recalibrate_batchnorm`.
+    weights: hash of the frozen part before. Returns the name of what they were computed from:
+    weights, transform, images in their order, batch size. Raises RecipeError for a source that is
+    no ImageSource; else errors as in `recalibrate_batchnorm`.
     """
     if not isinstance(source, ImageSource):
         raise RecipeError("batchnorm is recalibrated, which needs images, not features of them.")
@@ -45,17 +44,8 @@ def recalibrate(model: Model, source: Source, recipe: Recipe, *, weights: str) -
     if not _load(model.network, folder, name):
         logger.info("recalibrating BatchNorm on %d images", len(source.labels))
         recalibrate_batchnorm(model, ordered_batches(source, recipe))
-        _keep(model.network, folder, name)
+        _keep(model, folder, name)
     return name
-
-
-def statistics_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Name the BatchNorm layers of a network."""
-    return {
-        prefix: module
-        for prefix, module in network.named_modules()
-        if isinstance(module, _BatchNorm)
-    }
 
 
 def _load(network: nn.Module, folder: Path, name: str) -> bool:
@@ -71,10 +61,10 @@ def _load(network: nn.Module, folder: Path, name: str) -> bool:
     return False
 
 
-def _keep(network: nn.Module, folder: Path, name: str) -> None:
+def _keep(model: Model, folder: Path, name: str) -> None:
     buffers = {
         f"{prefix}.{key}": value.detach().cpu().contiguous()
-        for prefix, module in statistics_of(network).items()
+        for prefix, module in model.held_norms().items()
         for key, value in module.named_buffers(recurse=False)
     }
     content = safetensors.torch.save(buffers)

@@ -150,7 +150,9 @@ def _longest(architecture: Architecture, model: Model) -> tuple[Split | None, st
             obstacles.append(obstacle)
     finally:
         model.train(was_training)
-    return None, f"no trunk: {obstacles[0] if obstacles else 'every layer is trained'}"
+    is_whole = all(parameter.requires_grad for parameter in model.parameters())
+    uncut = "every layer is trained" if is_whole else "the network has no place to be cut at"
+    return None, f"no trunk: {obstacles[0] if obstacles else uncut}"
 
 
 def _obstacle(trunk: nn.Module) -> str:
@@ -170,8 +172,8 @@ def describe_store(
 ) -> dict[str, Any]:
     """Write down everything that decides a feature, but the image.
 
-    weights: SHA-256 of every frozen tensor by name, as it was loaded. statistics: name of what
-    BatchNorm was recalibrated on, or "".
+    weights: SHA-256 of every tensor of the trunk by name, as it was loaded. statistics: name of
+    what BatchNorm was recalibrated on, or "".
     """
     return {
         "format": FORMAT,
@@ -179,7 +181,8 @@ def describe_store(
         "split": split.name,
         "weights": digest_of(weights),
         "transform": sources.transform.as_document(),
-        "batchnorm": recipe.batchnorm,
+        # What is held beyond the trunk changes nothing in it.
+        "batchnorm": "frozen" if recipe.batchnorm == "held" else recipe.batchnorm,
         "statistics": statistics,
         "precision": recipe.precision,
         "dtype": recipe.feature_dtype,

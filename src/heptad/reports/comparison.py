@@ -58,7 +58,7 @@ class ComparedRun:
     @property
     def has_random_trunk(self) -> bool:
         """Whether a network was frozen that had learned nothing."""
-        return self.metrics["weights"]["name"] == "none" and self.recipe.trainable == "last-layer"
+        return self.metrics["weights"]["name"] == "none" and self.recipe.has_frozen_part
 
     @property
     def place(self) -> str:
@@ -225,6 +225,9 @@ def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
     random = [run.name for run in runs if run.has_random_trunk]
     if random:
         yield f"Random weights are frozen, which know nothing of images, in: {', '.join(random)}."
+    if len({run.recipe.loss for run in runs}) > 1:
+        named = ", ".join(f"{run.recipe.loss} in {run.name}" for run in runs)
+        yield f"Their losses are not the same measure: {named}."
     for first, second in combinations(runs, 2):
         if first.metrics["digest"] == second.metrics["digest"]:
             yield f"{first.name} and {second.name} are equal runs, to the bit."

@@ -103,7 +103,7 @@ def report_page(figures: RunFigures, looks: Looks) -> str:
         part=part,
         lead=words.training_words(run),
         result=words.result_words(run),
-        loss=words.LOSSES[run.recipe.loss],
+        loss=words.loss_words(run.recipe),
         not_done=words.not_done(run),
         loss_chart=loss_chart(figures.curves, part),
         accuracy_chart=accuracy_chart(figures.curves, part, chosen=chosen),

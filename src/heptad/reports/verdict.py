@@ -29,7 +29,9 @@ def judge(run: Run) -> Verdict:
     """
     scores, classes = run.scores, run.metrics["classes"]
     guessing = log(len(classes))
-    costs = f"loss {scores.loss:.3f} where guessing costs ln {len(classes)} = {guessing:.2f}"
+    # Of the probabilities, whatever was trained by.
+    loss = scores.negative_log_likelihood
+    costs = f"loss {loss:.3f} where guessing costs ln {len(classes)} = {guessing:.2f}"
     answers = scores.confusion.sum(0).tolist()
     images = scores.confusion.sum(1).tolist()
     answered = [name for name, count in zip(classes, answers, strict=True) if count]
@@ -59,9 +61,9 @@ def _advice(run: Run) -> str:
     """Say what to try: smaller steps if answers are worse than guesses, else larger or more."""
     recipe = run.recipe
     tries = []
-    if run.metrics["weights"]["name"] == "none" and recipe.trainable == "last-layer":
+    if run.metrics["weights"]["name"] == "none" and recipe.has_frozen_part:
         tries.append("pretrained weights (the frozen part is random)")
-    if run.scores.loss > NEAR_GUESSING * log(len(run.metrics["classes"])):
+    if run.scores.negative_log_likelihood > NEAR_GUESSING * log(len(run.metrics["classes"])):
         tries.append(f"--learning-rate {recipe.learning_rate / 10:g}")
     else:
         tries += [f"--epochs {2 * recipe.epochs}", f"--learning-rate {recipe.learning_rate * 10:g}"]

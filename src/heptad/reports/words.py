@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from heptad.architectures import ARCHITECTURES
 from heptad.errors import counted
 from heptad.recipe import Recipe
 from heptad.recipes import RECIPES
@@ -44,8 +45,12 @@ def duration(seconds: float) -> str:
 # By whether the start weights were random, and which part was trained.
 STARTS = {
     (True, "all"): "{network} was trained from random weights",
+    (True, "last-block"): "The last block of {network} and what follows it was trained, the others"
+    " left random,",
     (True, "last-layer"): "The last layer of {network} was trained, the others left random,",
     (False, "all"): "{network} was trained from the weights {start}",
+    (False, "last-block"): "The last block of {network} and what follows it was trained, from the"
+    " weights {start}",
     (False, "last-layer"): "The last layer of {network} was trained, over the weights {start}",
 }
 
@@ -60,10 +65,25 @@ LOSSES = {
 
 def _objective_words(recipe: Recipe) -> str:
     """Say by what the loss was made small."""
-    rate = f"{OPTIMIZERS[recipe.optimizer]} at a learning rate of"
-    if (recipe.schedule, recipe.warmup) == ("constant", 0):
-        return f"{rate} {recipe.learning_rate:g}"
-    return f"{rate} at most {recipe.learning_rate:g} ({recipe.schedule})"
+    is_constant = (recipe.schedule, recipe.warmup) == ("constant", 0)
+    course = "" if is_constant else f" ({recipe.schedule})"
+    rate = f"{'' if is_constant else 'at most '}{recipe.learning_rate:g}{course}"
+    more = {
+        f"{recipe.layer_decay:g} times that for each block before the last": recipe.layer_decay < 1,
+        f"gradients no longer than {recipe.gradient_clip or 0:g}": recipe.gradient_clip is not None,
+        f"{recipe.label_smoothing:g} of each label spread over all classes": recipe.label_smoothing,
+        f"the weights averaged, {recipe.averaging:g} kept in each step": recipe.averaging,
+    }
+    said = [f"{OPTIMIZERS[recipe.optimizer]} at a learning rate of {rate}"]
+    return ", ".join([*said, *(text for text, is_so in more.items() if is_so)])
+
+
+def loss_words(recipe: Recipe) -> str:
+    """Say what the losses of a run are."""
+    loss = f"{LOSSES[recipe.loss]}, in nats an image"
+    if not recipe.label_smoothing:
+        return loss
+    return f"{loss}; in training, {recipe.label_smoothing:g} of each label spread over all classes"
 
 
 def training_words(run: Run) -> str:
@@ -120,13 +140,16 @@ def not_done_in_group(run: Run) -> list[str]:
 
 def _of_the_start(run: Run) -> Iterator[str]:
     recipe, start = run.recipe, run.metrics["weights"]["name"]
-    if start == "none" and recipe.trainable == "last-layer":
+    if start == "none" and recipe.has_frozen_part:
         yield "No pretrained weights: all that is frozen is random, and knows nothing of images."
     elif start == "none":
         yield "No pretrained weights: every layer began at random."
     elif recipe.trainable == "last-layer":
         yield f"No fine-tuning: only the last layer was trained, the rest is as {start} has it."
-    if start != "none" and recipe.normalize != "weights":
+    elif recipe.trainable == "last-block":
+        yield f"Not all was trained: what comes before the last block is as {start} has it."
+    # How other weights were trained is not known here.
+    if start in ARCHITECTURES[recipe.architecture].weights and recipe.normalize != "weights":
         transform = run.metrics["transform"]
         numbers = " and ".join(
             ", ".join(f"{value:.{PRECISE}g}" for value in transform[key])
@@ -136,8 +159,10 @@ def _of_the_start(run: Run) -> Iterator[str]:
             "Not the normalisation of the pretrained weights: pixels were normalised by mean and"
             f" deviation {numbers}, {_normalised_by(recipe)}."
         )
-    if recipe.batchnorm != "frozen":
+    if recipe.batchnorm in ("recalibrated", "drifting"):
         yield f"BatchNorm statistics were not kept as they came: they are {recipe.batchnorm}."
+    if recipe.precision == "bfloat16":
+        yield "Not the full precision: layers multiplied in 16 bits, bfloat16."
 
 
 def _normalised_by(recipe: Recipe) -> str:
@@ -174,9 +199,11 @@ def _of_the_choice(run: Run) -> Iterator[str]:
             " on the test images once."
         )
     else:
+        averaged = "the average of the weights over the last steps"
+        whose = averaged if recipe.averaging else "the network of the last one"
         yield (
-            "No epoch was chosen: this is the network of the last one. The test images were scored"
-            " after every epoch, to be looked at; nothing was decided by them here."
+            f"No epoch was chosen: this is {whose}. The test images were scored after every epoch,"
+            " to be looked at; nothing was decided by them here."
         )
     if len(run.epochs) < recipe.epochs:
         yield (

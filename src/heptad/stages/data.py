@@ -38,6 +38,7 @@ from heptad.files import digest_of
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import START, Batch, PassReport, Position, Source
+from heptad.run_folder import start_run
 from heptad.stores import Rows, row_keys
 
 logger = logging.getLogger("heptad")
@@ -374,6 +375,7 @@ def opening(
     sources = replace(sources, test_set=identify(test, sources.pictures))
     sources = _without_leaks(recipe, _with_val_folder(recipe, sources))
     sources = _noting_parts(_with_validation(recipe, sources))
+    _warn_of_images_seen(recipe, sources)
     return _augmented(recipe, sources).resized_if_they_fit(memory)
 
 
@@ -479,6 +481,39 @@ def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
             " validate with."
         )
     return replace(sources, train=rest, validation=validation)
+
+
+def _warn_of_images_seen(recipe: Recipe, sources: Sources) -> None:
+    """Say if images to score are among those that the start weights were trained on.
+
+    Of start weights that a run has saved, and of pictures, each known by its file. Of other sets
+    validation images alone can be among them.
+    """
+    begun = start_run(recipe.weights)
+    if begun is None:
+        return
+    if sources.pictures:
+        scored = dict(zip(("test", "validation"), sources.parts[1:], strict=False))
+        for part, source in scored.items():
+            hashes = [sources.pictures.seen[place].sha256 for place in source.ids.tolist()]
+            num_seen = sum(sha256 in begun.pictures for sha256 in hashes)
+            if num_seen:
+                logger.warning(
+                    "%d of %s were trained on by the run that the weights come from, so that their"
+                    " figures are too good: its own --seed, or a test folder, keeps them apart",
+                    num_seen,
+                    counted(len(hashes), f"{part} image"),
+                )
+    elif sources.validation and begun.recipe.data == recipe.data:
+        own, its = (
+            (each.validation, each.seed, each.limit, each.drop_leaks)
+            for each in (recipe, begun.recipe)
+        )
+        if own != its:
+            logger.warning(
+                "validation images may be among those that the run was trained on that the weights"
+                " come from, so that their figures are too good: it set others apart, or none"
+            )
 
 
 def _noting_parts(sources: Sources) -> Sources:

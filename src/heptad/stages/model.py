@@ -91,6 +91,17 @@ class Model(nn.Module):
             for module in self.network.modules()
         )
 
+    def names_in(self, part: nn.Module) -> list[str]:
+        """Name the network's parameters and buffers that a part made of its modules holds."""
+        own = {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
+        tensors = (*self.network.named_parameters(), *self.network.named_buffers())
+        return [name for name, tensor in tensors if id(tensor) in own]
+
+    def held_norms(self) -> dict[str, nn.Module]:
+        """Name the BatchNorm layers of the network whose statistics stay as they are."""
+        named = self.network.named_modules()
+        return {n: m for n, m in named if isinstance(m, _BatchNorm) and m in self._held}
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Give what the optimizer moves, in the network's order."""
         return [p for name, p in self.network.named_parameters() if name in self.trained]
@@ -266,6 +277,11 @@ def _held(recipe: Recipe, network: nn.Module, trained: tuple[str, ...]) -> list[
     frozen = [module for name, module in modules.items() if not _is_within(name, trained)]
     norms = [module for module in frozen if isinstance(module, _BatchNorm)]
     dropouts = [module for module in frozen if isinstance(module, _DropoutNd)]
+    if recipe.batchnorm == "held" and len(norms) == len(all_norms):
+        raise RecipeError(
+            f"batchnorm is held, but {recipe.architecture} with trainable = {recipe.trainable}"
+            " trains no BatchNorm; leave it at frozen."
+        )
     if recipe.batchnorm == "held":
         norms = all_norms
     for setting, default, layers in (
@@ -382,13 +398,13 @@ def _bytes_of(value: Tensor) -> Any:
 
 
 def recalibrate_batchnorm(model: Model, batches: Iterable[Batch]) -> None:
-    """Set the statistics of every BatchNorm to the means over the images of `batches`, each once.
+    """Set the statistics of frozen BatchNorm to the means over the images of `batches`, each once.
 
     Each layer's momentum is set so that the running figures are the batches' means and unbiased
     variances, weighted by images. A batch of one image has no variance and is left out. Dropout
     stays off. Raises DataError if no batch is left.
     """
-    norms = [module for module in model.network.modules() if isinstance(module, _BatchNorm)]
+    norms: list[Any] = [*model.held_norms().values()]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:

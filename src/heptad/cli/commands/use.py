@@ -169,9 +169,10 @@ def export(
     if json:
         print_json(exported.as_document())
         return
+    exactly = " in float32" if loaded.recipe.precision == "bfloat16" else ""
     say(
         console,
-        f"{exported.file}, {exported.num_bytes / 1e6:,.1f} MB, answers as the run does:"
+        f"{exported.file}, {exported.num_bytes / 1e6:,.1f} MB, answers as the run does{exactly}:"
         f" {exported.num_images:,} test images, logits within"
         f" {exported.largest_difference:.1e} of the largest.",
     )
