@@ -26,8 +26,6 @@ from ratios import put_between, with_spread
 from torch.utils.data import DataLoader
 
 import heptad
-from heptad.seed_group import SeedGroup
-from heptad.seeds import run_seeds
 from heptad.stages.saving import read_metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "records.md"
@@ -45,8 +43,7 @@ def record(name: str, num_seeds: int) -> str:
     """Train one recipe with several seeds and say what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         options = heptad.RunOptions(out=folder)
-        *_, group = run_seeds(heptad.load_recipe(name), options, num_seeds=num_seeds)
-        assert isinstance(group, SeedGroup)
+        group = heptad.train_seeds(heptad.load_recipe(name), options, num_seeds=num_seeds)
         seconds = [seconds_of(run) for run in group.folders]
     rows = [
         f"seed {run['seed']}   {100 * run['test_accuracy']:.2f} %   {spent:6.1f} s"
