@@ -401,6 +401,19 @@ def test_a_document_made_by_others_is_damaged_whatever_its_hashes(group, tmp_pat
         heptad.load_run(copy)
 
 
+def test_a_group_of_a_version_with_fewer_settings_is_whole_and_goes_on(
+    undisturbed, digits, tmp_path
+):
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    found = document(copy)
+    del found["recipe"]["views"], found["recipe"]["averaging"]
+    (copy / "seeds.json").write_text(json.dumps(sealed(found)))
+    assert read_group(copy).recipe == read_group(undisturbed).recipe
+    assert main(["verify", str(copy)]) == 0
+    assert main(killed_words(digits, copy, "--resume")) == 0
+    assert without_seconds(copy) == without_seconds(undisturbed)
+
+
 # Going on
 
 

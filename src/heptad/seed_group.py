@@ -239,10 +239,26 @@ def read_group(folder: Path) -> SeedGroup:
             raise _damaged(path, "it was changed since it was saved")
         # A document that was made by others, its hashes and all, may hold anything.
         recipe = Recipe(**document["recipe"])
-        seeds = seeds_of(recipe, len(document["seeds"]))
-        if document_of(recipe, seeds, {run["seed"]: run for run in document["runs"]}) != document:
+        if not follows(document, {run["seed"]: run for run in document["runs"]}):
             raise ValueError("its figures do not follow from its runs")
     return SeedGroup(recipe, folder, document)
+
+
+def follows(document: Mapping[str, Any], metrics: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Tell whether a document says what its recipe, its seeds and the runs that it lists come to.
+
+    Its hashes apart, and whatever settings the recipe had when it was written.
+    """
+    recipe = Recipe(**document["recipe"])
+    seeds = seeds_of(recipe, len(document["seeds"]))
+    listed = {run["seed"]: metrics[run["seed"]] for run in document["runs"]}
+    made = document_of(recipe, seeds, listed)
+    return _without_recipe(made) == _without_recipe(document)
+
+
+def _without_recipe(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the recipe, which a later version writes with more settings, and all hashes."""
+    return {k: v for k, v in document.items() if k not in ("recipe", "digest", "sha256")}
 
 
 def _damaged(path: Path, reason: str) -> DamagedError:

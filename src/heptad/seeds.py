@@ -17,7 +17,7 @@ import torch
 from heptad import cycle
 from heptad.checkpoints.snapshot import refuse_other_recipe
 from heptad.cycle_state import Opened
-from heptad.errors import DamagedError, HeptadError, NotFiniteError, RecipeError
+from heptad.errors import DamagedError, HeptadError, NotFiniteError, RecipeError, damage_in
 from heptad.files import write_json
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import PassReport, Prepared, Run
@@ -109,7 +109,9 @@ def _metrics_so_far(
         # When it is its turn, the run itself says so.
         except HeptadError:
             continue
-        if metrics["recipe"] == recipe.changed(seed=run["seed"]).model_dump():
+        with damage_in(seed_folder(folder, run["seed"])):
+            begun = Recipe(**metrics["recipe"])
+        if begun == recipe.changed(seed=run["seed"]):
             found[run["seed"]] = metrics
     return found
 

@@ -17,7 +17,7 @@ from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
 from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES, SEEDS, is_group
 from heptad.run_log import log_up_to
-from heptad.seed_group import SeedGroup, document_of, read_group
+from heptad.seed_group import SeedGroup, follows, read_group
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
 # What `heptad export` leaves beside the weights.
@@ -119,14 +119,12 @@ def _agreement(group: SeedGroup) -> Finding:
             for seed, place in zip(group.seeds, group.folders, strict=True)
             if (place / "metrics.json").is_file()
         }
-        listed = {run["seed"] for run in group.runs}
+        is_listed = {run["seed"] for run in group.runs} <= metrics.keys()
         with damage_in(group.folder / SEEDS):
-            document = document_of(
-                group.recipe, group.seeds, {s: m for s, m in metrics.items() if s in listed}
-            )
+            agrees = is_listed and follows(group.document, metrics)
     except HeptadError as error:
         return Finding(SEEDS, False, f"agrees with its digest, but not with a run: {error.message}")
-    if document != group.document:
+    if not agrees:
         return Finding(SEEDS, False, "agrees with its digest, but not with its runs")
     return Finding(SEEDS, True, "agrees with its digest and with its runs")
 
