@@ -285,6 +285,24 @@ def test_a_report_of_a_group_can_be_made_again_and_elsewhere(group, tmp_path, ca
     assert main(["report", str(group / "seed-1"), "--out", str(tmp_path / "one.html")]) == 0
 
 
+def group_in_words(**settings) -> str:
+    """Say what the intervals of two runs on the same test images are about."""
+    recipe = heptad.load_recipe("lenet5", **settings)
+    made = document_of(recipe, (0, 1), {0: figures(0.4), 1: figures(0.9)})
+    return heptad.SeedGroup(recipe, Path("group"), made).words
+
+
+def test_a_limit_that_spares_the_test_images_still_says_what_the_seed_chose():
+    chosen = "the seed also decided which images were trained on"
+    assert chosen in group_in_words(limit=300)
+    assert "the seed also decided" not in group_in_words()
+
+
+def test_augmentation_is_named_among_the_draws_of_training():
+    assert "start, order, Dropout, augmentation." in group_in_words(shift=0.1)
+    assert "start, order, Dropout." in group_in_words()
+
+
 @SLOW
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -399,6 +417,33 @@ def test_a_document_made_by_others_is_damaged_whatever_its_hashes(group, tmp_pat
         assert "Traceback" not in capsys.readouterr().err
     with pytest.raises(RunError, match="name one of them"):
         heptad.load_run(copy)
+
+
+def advised(said: str, folder: Path) -> str:
+    """Find the one command that is advised for a group of three runs of LeNet-5."""
+    (command,) = re.findall(r"`heptad ([^`]*)`", said.replace("\n", " "))
+    return command.replace("RECIPE --seeds N", f"{folder}/seed-0 --seeds 3")
+
+
+def test_what_verify_advises_for_a_damaged_group_is_not_refused(undisturbed, tmp_path, capsys):
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    (copy / "seeds.json").write_text("{")
+    assert main(["verify", str(copy)]) == 5
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"The group of 3 runs in {copy} is damaged; `heptad train RECIPE")
+    assert main(advised(last, copy).split()) == 0
+    assert main(["verify", str(copy)]) == 0
+
+
+def test_what_a_report_advises_where_a_run_is_another_is_not_refused(undisturbed, tmp_path, capsys):
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    shutil.rmtree(copy / "seed-1")
+    shutil.copytree(copy / "seed-2", copy / "seed-1")
+    assert main(["report", str(copy)]) == 5
+    command = advised(capsys.readouterr().err, copy)
+    shutil.rmtree(copy / "seed-1")
+    assert main([*command.split(), "--threads", "1", "--no-report"]) == 0
+    assert without_seconds(copy) == without_seconds(undisturbed)
 
 
 def test_a_group_of_a_version_with_fewer_settings_is_whole_and_goes_on(
@@ -536,6 +581,14 @@ def test_a_group_and_a_run_do_not_share_a_folder(undisturbed, small):
         with pytest.raises(OutputError, match="holds a run"):
             refused(recipe, options(small, resume=resume), 2)
     assert not (small / "seeds.json").exists()
+
+
+def test_a_search_is_not_told_of_flags_that_it_does_not_have(undisturbed, digits, capsys):
+    search = ["tune", "lenet5", "--data", str(digits), "--validation", "0.2"]
+    search += ["--learning-rate", "1e-4..1e-2", "--trials", "1", "--out", str(undisturbed)]
+    assert main(search) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"holds a group of runs. `heptad resume {undisturbed}` goes on with it" in said
 
 
 def test_a_group_has_one_owner_at_a_time(digits, tmp_path):

@@ -188,7 +188,7 @@ def refuse_group_as_output(folder: Path) -> None:
     if is_group(folder):
         raise OutputError(
             f"the folder {folder} holds a group of runs.",
-            hint="with --seeds and --resume it goes on; else choose another --out",
+            hint=f"`heptad resume {as_word(folder)}` goes on with it; else choose another --out",
         )
 
 

@@ -31,7 +31,7 @@ LARGEST_SEED = 2**63 - 1
 TAKEN_OVER = ("test_loss", "test_set", "seconds", "digest")
 TWO_INTERVALS = (
     "Wilson's interval is about which test images were drawn, Student's over the seeds about the"
-    " draws of training: start, order, Dropout."
+    " draws of training: {draws}."
 )
 OTHER_IMAGES = (
     "Here the seed also decided which images {what}, so that Student's is about that too."
@@ -103,13 +103,18 @@ class SeedGroup:
     @property
     def words(self) -> str:
         """What its two intervals are about, in words."""
+        draws = "start, order, Dropout" + (", augmentation" if self.recipe.augments else "")
+        said = TWO_INTERVALS.format(draws=draws)
         if not self.document["same_test"]:
             what = "were trained and tested on"
+        # The test part may have no more images than that.
+        elif self.recipe.limit is not None:
+            what = "were trained on"
         elif self.recipe.validation not in (0, "folder"):
             what = "were set apart to validate with"
         else:
-            return TWO_INTERVALS
-        return f"{TWO_INTERVALS} {OTHER_IMAGES.format(what=what)}"
+            return said
+        return f"{said} {OTHER_IMAGES.format(what=what)}"
 
     def _repr_html_(self) -> str:
         """Show the group in a notebook: how well on average, how much apart, where."""
@@ -240,7 +245,7 @@ def read_group(folder: Path) -> SeedGroup:
         # A document that was made by others, its hashes and all, may hold anything.
         recipe = Recipe(**document["recipe"])
         if not follows(document, {run["seed"]: run for run in document["runs"]}):
-            raise ValueError("its figures do not follow from its runs")
+            raise _damaged(path, "its figures do not follow from its runs")
     return SeedGroup(recipe, folder, document)
 
 
@@ -261,12 +266,14 @@ def _without_recipe(document: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in ("recipe", "digest", "sha256")}
 
 
+def way_to_mend(folder: Path) -> str:
+    """Say what makes a group's `seeds.json` anew; what cannot be read, `heptad resume` refuses."""
+    word = as_word(folder)
+    return f"`heptad train RECIPE --seeds N --out {word} --resume` makes {SEEDS} anew from the runs"
+
+
 def _damaged(path: Path, reason: str) -> DamagedError:
-    word = as_word(path.parent)
-    return DamagedError(
-        f"{path} is damaged: {reason}.",
-        hint=f"`heptad train RECIPE --seeds N --out {word} --resume` makes it anew from its runs",
-    )
+    return DamagedError(f"{path} is damaged: {reason}.", hint=way_to_mend(path.parent))
 
 
 def read_finished_group(folder: Path) -> SeedGroup:

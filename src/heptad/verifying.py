@@ -17,7 +17,7 @@ from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
 from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES, SEEDS, is_group
 from heptad.run_log import log_up_to
-from heptad.seed_group import SeedGroup, follows, read_group
+from heptad.seed_group import SeedGroup, follows, read_group, way_to_mend
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
 # What `heptad export` leaves beside the weights.
@@ -39,12 +39,14 @@ class Examination:
     """All that was found in a run folder. is_finished: whether it has the results of its run.
 
     num_runs: that there are, or are to be, in the folder of a group; None in that of a run.
+    remedy: what to do about a group of which it cannot be said what it is.
     """
 
     folder: Path
     is_finished: bool
     findings: tuple[Finding, ...]
     num_runs: int | None = None
+    remedy: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -85,11 +87,12 @@ def examine_run(folder: str | Path) -> Examination:
 def _examine_group(folder: Path) -> Examination:
     """Look at all runs of a group, and at what its `seeds.json` says of them."""
     group: SeedGroup | None = None
+    remedy = ""
     try:
         group = read_group(folder)
         findings, places = [_agreement(group)], group.folders
     except DamagedError as error:
-        findings = [Finding(SEEDS, False, error.message)]
+        findings, remedy = [Finding(SEEDS, False, error.message)], error.hint or way_to_mend(folder)
         places = sorted(path for path in folder.glob("seed-*") if path.is_dir())
     finished = []
     for place in places:
@@ -108,7 +111,7 @@ def _examine_group(folder: Path) -> Examination:
         if path not in places and path.name not in (SEEDS, LOCK):
             findings.append(_unlisted(folder, path, is_finished=True))
     is_finished = all(finished) and group is not None and group.is_finished
-    return Examination(folder, is_finished, tuple(findings), num_runs=len(places))
+    return Examination(folder, is_finished, tuple(findings), num_runs=len(places), remedy=remedy)
 
 
 def _agreement(group: SeedGroup) -> Finding:

@@ -28,7 +28,8 @@ def write_group_report(group: SeedGroup, path: Path | None = None) -> Written:
         if run["digest"] != own["digest"]:
             raise DamagedError(
                 f"{group.folder / SEEDS} knows another run of seed {run['seed']} than is there.",
-                hint=f"`heptad resume {as_word(group.folder)}` makes it anew",
+                hint="put back the run that was there; or remove the other one, and `heptad resume"
+                f" {as_word(group.folder)}` trains it again",
             )
     target = path or group.folder / REPORT
     first = read_run(group.folders[0], metrics[0])

@@ -76,11 +76,13 @@ def verify(
         for finding in found.findings:
             mark = "ok" if finding.is_whole else "--"
             print(one_line(f"[{mark}] {finding.name}: {finding.said}"))
-        goes_on = f"not finished; `heptad resume {as_word(run)}` goes on"
-        state = "finished" if found.is_finished else goes_on
+        goes_on = f", and not finished; `heptad resume {as_word(run)}` goes on"
+        if found.remedy:
+            goes_on = f"; {found.remedy}"
+        state = ", and finished" if found.is_finished else goes_on
         whole = "whole" if found.is_whole else "damaged"
         what = "run" if found.num_runs is None else f"group of {counted(found.num_runs, 'run')}"
-        print(one_line(f"The {what} in {run} is {whole}, and {state}."))
+        print(one_line(f"The {what} in {run} is {whole}{state}."))
     return 0 if found.is_whole else DamagedError.exit_code
 
 
