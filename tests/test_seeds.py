@@ -561,6 +561,47 @@ def test_fewer_seeds_than_there_are_are_refused(digits, undisturbed):
         refused(recipe, options(undisturbed, resume=True), 2)
 
 
+LOSSES = [
+    pytest.param(lambda path: path.unlink(), id="gone"),
+    pytest.param(lambda path: path.write_text("{"), id="damaged"),
+]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_without_seeds_json_fewer_seeds_are_refused_too(undisturbed, tmp_path, lose):
+    copy = shutil.copytree(undisturbed, tmp_path / "group")
+    recipe = heptad.load_recipe(copy)
+    lose(copy / "seeds.json")
+    with pytest.raises(RecipeError, match=r"seeds is 2, but the group in .* has 3; allowed: as"):
+        refused(recipe, options(copy, resume=True), 2)
+    with pytest.raises(RecipeError, match=r"seed is 1, but the group in .* with seed 0\."):
+        refused(recipe.changed(seed=1), options(copy, resume=True), 2)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_without_seeds_json_a_wrong_resume_does_not_ruin_the_group(
+    digits, undisturbed, tmp_path, lose
+):
+    copy = shutil.copytree(undisturbed, tmp_path / "group")
+    lose(copy / "seeds.json")
+    right = killed_words(digits, copy, "--resume")
+    assert main([*right, "--learning-rate", "0.5"]) == 2
+    assert main(right) == 0
+    assert without_seconds(copy) == without_seconds(undisturbed)
+
+
+def test_a_run_that_was_only_begun_is_compared_with_the_recipe_too(digits, tmp_path):
+    recipe = heptad.load_recipe("lenet5", data=str(digits), limit=64, epochs=1)
+    events = heptad.run_seeds(recipe, options(tmp_path), num_seeds=2)
+    # It begins, and was made ready.
+    next(events), next(events)
+    events.close()
+    (tmp_path / "seeds.json").unlink()
+    with pytest.raises(RecipeError, match=r"batch_size is 7, but the run in .*seed-0 has"):
+        refused(recipe.changed(batch_size=7), options(tmp_path, resume=True), 2)
+    assert not (tmp_path / "seeds.json").exists()
+
+
 def test_another_recipe_is_refused_with_what_differs(digits, undisturbed):
     recipe = heptad.load_recipe(undisturbed).changed(learning_rate=0.01, seed=1)
     with pytest.raises(RecipeError, match=r"learning_rate is 0\.01, but the run in") as caught:

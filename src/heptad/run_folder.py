@@ -43,6 +43,8 @@ SEARCH_FILES = (SEARCH, "trials.journal", "trials.csv", "trials.png", "best.toml
 REPORT, CARD = "report.html", "MODEL_CARD.md"
 # What a group of runs with several seeds has beside their folders, `seed-0` and so on.
 SEEDS = "seeds.json"
+# Either tells that a run was begun.
+SIGNS = ("recipe.json", "metrics.json")
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"
@@ -218,6 +220,17 @@ def _refuse_seeds(folder: Path) -> None:
 
 def _begun_in_group(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("seed-*/recipe.json"))
+
+
+def begun_seeds(folder: Path) -> list[int]:
+    """Give the seeds of the runs that were begun in a group's folder, whatever `seeds.json` says.
+
+    Finished ones too whose recipe is gone.
+    """
+    places = {path.parent for name in SIGNS for path in folder.glob(f"seed-*/{name}")}
+    numbers = [path.name.removeprefix("seed-") for path in places]
+    seeds = [int(number) for number in numbers if number.isascii() and number.isdecimal()]
+    return sorted(seed for seed in seeds if seed_folder(folder, seed) in places)
 
 
 def _has_recipe(folder: Path) -> bool:

@@ -7,7 +7,7 @@ what the seed does not decide is opened once for all of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from heptad.cycle_state import Opened
 from heptad.errors import DamagedError, HeptadError, NotFiniteError, RecipeError, damage_in
 from heptad.files import write_json
 from heptad.recipe import Recipe, RunOptions
+from heptad.recipes import load_recipe
 from heptad.records import PassReport, Prepared, Run
-from heptad.run_folder import SEEDS, check_output, claimed_group, is_group, seed_folder
+from heptad.run_folder import SEEDS, begun_seeds, check_output, claimed_group, is_group, seed_folder
 from heptad.seed_group import SeedGroup, document_of, read_group, seeds_of
 from heptad.stages.saving import read_metrics
 
@@ -84,36 +85,72 @@ def run_seeds(
 def _metrics_so_far(
     folder: Path, recipe: Recipe, seeds: tuple[int, ...]
 ) -> dict[int, dict[str, Any]]:
-    """Give the metrics of runs that `seeds.json` has as finished; they are looked at again later.
+    """Give the metrics of the runs that are finished; they are looked at again later.
 
-    Raises RecipeError if it is of another recipe, or of more seeds.
+    Raises RecipeError if the group, or a run of it that was begun, is of another recipe, and if
+    there are more seeds.
     """
+    begun = begun_seeds(folder)
+    group = _group_so_far(folder)
+    if group:
+        refuse_other_recipe(recipe, group.recipe, folder)
+    _refuse_others(folder, group.seeds if group else begun, seeds)
+    found = {}
+    for seed in begun:
+        place, own = seed_folder(folder, seed), recipe.changed(seed=seed)
+        metrics = _metrics_of(place)
+        begun_with = _recipe_of(place, metrics)
+        # When it is its turn, the run itself says why it cannot be read.
+        if begun_with is None or seed not in seeds:
+            continue
+        refuse_other_recipe(own, begun_with, place)
+        if metrics and begun_with == own:
+            found[seed] = metrics
+    return found
+
+
+def _group_so_far(folder: Path) -> SeedGroup | None:
+    """Read `seeds.json`; None if there is none that can be read."""
     if not is_group(folder):
-        return {}
+        return None
     try:
-        group = read_group(folder)
+        return read_group(folder)
     except DamagedError as error:
         logger.warning("%s It is made anew from the runs.", error.message)
-        return {}
-    refuse_other_recipe(recipe, group.recipe, folder)
-    if len(seeds) < len(group.seeds):
+        return None
+
+
+def _refuse_others(folder: Path, there: Sequence[int], seeds: tuple[int, ...]) -> None:
+    """Raise RecipeError if some of the seeds that are there are not to be."""
+    if there and min(there) < seeds[0]:
         raise RecipeError(
-            f"seeds is {len(seeds)}, but the group in {folder} has {len(group.seeds)}; allowed:"
-            " as many or more.",
+            f"seed is {seeds[0]}, but the group in {folder} has a run with seed {min(there)}.",
+            hint="a group is resumed with its first seed",
+        )
+    if there and max(there) > seeds[-1]:
+        raise RecipeError(
+            f"seeds is {len(seeds)}, but the group in {folder} has {max(there) - seeds[0] + 1};"
+            " allowed: as many or more.",
             hint="to leave out runs that are there would be to choose among results",
         )
-    found = {}
-    for run in group.runs:
-        try:
-            metrics = read_metrics(seed_folder(folder, run["seed"]))
-        # When it is its turn, the run itself says so.
-        except HeptadError:
-            continue
-        with damage_in(seed_folder(folder, run["seed"])):
-            begun = Recipe(**metrics["recipe"])
-        if begun == recipe.changed(seed=run["seed"]):
-            found[run["seed"]] = metrics
-    return found
+
+
+def _metrics_of(place: Path) -> dict[str, Any] | None:
+    try:
+        return read_metrics(place)
+    except HeptadError:
+        return None
+
+
+def _recipe_of(place: Path, metrics: Mapping[str, Any] | None) -> Recipe | None:
+    """Give the recipe that a run was begun with; None if nothing says so that can be read."""
+    try:
+        if metrics is None:
+            return load_recipe(place)
+        with damage_in(place):
+            return Recipe(**metrics["recipe"])
+    except HeptadError:
+        return None
 
 
 def _write(folder: Path, document: dict[str, Any]) -> None:
