@@ -23,6 +23,7 @@ from heptad.cycle import preparing
 from heptad.cycle_state import Opened
 from heptad.errors import MissingError, OutputError, RecipeError, RunError
 from heptad.seed_group import document_of, read_group, sealed
+from heptad.stages import saving
 from heptad.stages.data import for_seed
 from killing import at_file_call, at_forward, fork, leftovers, metrics_of, result_of, send
 from test_browser import WIDTHS, look
@@ -600,6 +601,78 @@ def test_a_run_that_was_only_begun_is_compared_with_the_recipe_too(digits, tmp_p
     with pytest.raises(RecipeError, match=r"batch_size is 7, but the run in .*seed-0 has"):
         refused(recipe.changed(batch_size=7), options(tmp_path, resume=True), 2)
     assert not (tmp_path / "seeds.json").exists()
+
+
+@pytest.fixture
+def from_hw(digits, workplace) -> list[str]:
+    """The words for a group that starts from the weights of the run hw; both are there."""
+    short = ["--data", str(digits), "--limit", "64", "--epochs", "1", "--threads", "1"]
+    trained = ["train", "lenet5", *short, "--no-report", "--out"]
+    assert main([*trained, "hw"]) == 0
+    begun = [*trained, "group", "--weights", "hw", "--seeds"]
+    assert main([*begun, "2"]) == 0
+    shutil.rmtree("hw")
+    assert main([*trained, "hw", "--seed", "9"]) == 0
+    return begun
+
+
+def test_runs_are_not_added_from_start_weights_that_were_trained_anew(from_hw, capsys):
+    assert main([*from_hw, "4", "--resume"]) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "but the start weights of seed 2 are not those of seed 0" in said
+    # Before it began.
+    assert not Path("group/seed-2").exists()
+    (Path("group") / "seeds.json").unlink()
+    assert main([*from_hw, "2", "--resume"]) == 0
+    assert main(["verify", "group"]) == 0
+
+
+def test_a_group_mixed_of_different_start_weights_is_not_called_whole(from_hw, capsys):
+    shutil.rmtree("group/seed-1")
+    alone = [*from_hw[:-1], "--seed", "1"]
+    alone[alone.index("group")] = "group/seed-1"
+    assert main(alone) == 0
+    recipe = heptad.load_recipe("group/seed-0")
+    metrics = {seed: metrics_of(Path(f"group/seed-{seed}")) for seed in (0, 1)}
+    Path("group/seeds.json").write_text(json.dumps(document_of(recipe, (0, 1), metrics)))
+    assert main(["verify", "group"]) == 5
+    assert "the start weights of seed 1 are not those of seed 0" in capsys.readouterr().out
+    assert main([*from_hw, "2", "--resume"]) == 2
+
+
+@pytest.mark.parametrize(("part", "said"), [("train", "images or labels"), ("test", "test images")])
+def test_runs_are_not_added_on_other_images(mnist, digits, workplace, capsys, part, said):
+    shutil.copytree(digits, "digits")
+    begun = ["train", "lenet5", "--data", "digits", "--epochs", "1", "--threads", "1"]
+    begun += ["--batch-size", "256", "--out", "group", "--no-report", "--seeds"]
+    assert main([*begun, "2"]) == 0
+    images, labels = mnist[part]
+    write_idx(Path("digits"), part, images[1000:1200, 0], labels[1000:1200])
+    assert main([*begun, "3", "--resume"]) == 2
+    expected = f"but the {said} of seed 2 are not those of seed 0"
+    assert expected in capsys.readouterr().err.replace("\n", " ")
+    assert main(["verify", "group"]) == 0
+
+
+def test_runs_of_a_version_that_did_not_say_what_they_began_from_are_whole_and_go_on(
+    digits, undisturbed, tmp_path
+):
+    copy = shutil.copytree(undisturbed, tmp_path / "group")
+    found = document(copy)
+    for run in found["runs"]:
+        place = copy / run["folder"] / "metrics.json"
+        metrics = {**metrics_of(place.parent)}
+        for name in ("data", "seed_draws_images"):
+            del metrics[name], run[name]
+        del run["weights"]
+        place.write_text(json.dumps(saving.sealed(metrics)))
+        run["digest"] = metrics_of(place.parent)["digest"]
+    (copy / "seeds.json").write_text(json.dumps(sealed(found)))
+    assert main(["verify", str(copy)]) == 0
+    more = killed_words(digits, copy, "--resume")
+    more[more.index("--seeds") + 1] = "4"
+    assert main(more) == 0
+    assert main(["verify", str(copy)]) == 0
 
 
 def test_another_recipe_is_refused_with_what_differs(digits, undisturbed):

@@ -478,7 +478,7 @@ def run(
         assert isinstance(made, Cycle)
         cycle = made
         if opened:
-            opened.sources = cycle.sources
+            opened.keep(cycle)
         keeper = begin(cycle, folder, options, found, started_at=started_at)
         try:
             yield _prepared(cycle, folder, found.step if found else None)
@@ -561,12 +561,11 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
         drawings=drawings,
         facts={
             "transform": cycle.sources.transform.as_document(),
-            "weights": cycle.whole.start,
+            **cycle.origins,
             "trunk": cycle.trunk,
             "parameters": sum(p.numel() for p in cycle.whole.parameters()),
             "trained_parameters": sum(p.numel() for p in cycle.whole.trained_parameters()),
             "classes": list(cycle.sources.train.classes),
-            "test_set": cycle.sources.test_set,
             "selected_epoch": cycle.best.epoch if cycle.best else None,
             "validation_images": len(validation.labels) if validation else 0,
             "seconds": keeper.seconds(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from heptad.distributed import ALONE, Ranks
 from heptad.recipe import Recipe
 from heptad.records import START, Figures, Objective, Position, Scores, Source
-from heptad.stages.data import Sources, for_seed
+from heptad.stages.data import Sources, draws_images, for_seed
 from heptad.stages.evaluation import Tally
 from heptad.stages.model import Model
 
@@ -25,11 +26,19 @@ class Best:
     tensors: dict[str, Tensor]
 
 
+def _refuse_none(_: Cycle) -> None:
+    pass
+
+
 @dataclass
 class Opened:
-    """What runs of one recipe share, whatever their seeds: the sources that one of them opened."""
+    """What runs of one recipe share, whatever their seeds: the sources that one of them opened.
+
+    refuse: raises what it has against a cycle that was made ready, before anything is written.
+    """
 
     sources: Sources | None = None
+    refuse: Callable[[Cycle], None] = _refuse_none
 
     def take(self, recipe: Recipe) -> Sources | None:
         """Give the sources of `recipe`, with its own seed; None if it must open them itself.
@@ -39,6 +48,11 @@ class Opened:
         if self.sources:
             self.sources = for_seed(self.sources, recipe)
         return self.sources
+
+    def keep(self, cycle: Cycle) -> None:
+        """Keep the sources of a cycle for the next run, unless it is refused."""
+        self.refuse(cycle)
+        self.sources = cycle.sources
 
 
 @dataclass
@@ -118,6 +132,16 @@ class Cycle:
         if self.tally.num_images:
             return self.scored[0], self.tally.num_images
         return ("validated" if is_scored else ""), 0
+
+    @property
+    def origins(self) -> dict[str, Any]:
+        """What it is a training of beside its recipe, by content, as `metrics.json` names it."""
+        return {
+            "weights": self.whole.start,
+            "data": self.data,
+            "seed_draws_images": draws_images(self.recipe, self.sources),
+            "test_set": self.sources.test_set,
+        }
 
     def moved(self) -> dict[str, Tensor]:
         """Name all that training moves: the trained part and moving statistics."""

@@ -29,6 +29,8 @@ ALLOWED_SEEDS = f"a whole number, {LEAST_SEEDS} to {MOST_SEEDS} (one run alone h
 LARGEST_SEED = 2**63 - 1
 # What stands in `seeds.json` as the `metrics.json` of a run has it.
 TAKEN_OVER = ("test_loss", "test_set", "seconds", "digest")
+# What else tells whether runs differ in more than their seeds; runs of earlier versions lack it.
+ORIGINS = ("weights", "data", "seed_draws_images")
 TWO_INTERVALS = (
     "Wilson's interval is about which test images were drawn, Student's over the seeds about the"
     " draws of training: {draws}."
@@ -169,7 +171,31 @@ def _run_figures(seed: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "test_images": num_images,
         "test_accuracy_interval": list(wilson_interval(num_correct, num_images)),
         **{name: metrics.get(name) for name in TAKEN_OVER},
+        **{name: metrics[name] for name in ORIGINS if name in metrics},
     }
+
+
+def difference_in(runs: Mapping[int, Mapping[str, Any]]) -> str:
+    """Say in what runs differ that their seeds do not decide: start weights, images; "" if nothing.
+
+    runs: of each, by its seed, what `metrics.json` or `seeds.json` says of it. What one of an
+    earlier version does not say is not compared.
+    """
+    known = {"start weights": {seed: _start_digest(run) for seed, run in runs.items()}}
+    if any(run.get("seed_draws_images") is False for run in runs.values()):
+        for what, name in (("test images", "test_set"), ("images or labels", "data")):
+            known[what] = {seed: run.get(name) for seed, run in runs.items()}
+    for what, digests in known.items():
+        seeds = [seed for seed in sorted(digests) if digests[seed]]
+        for seed in seeds[1:]:
+            if digests[seed] != digests[seeds[0]]:
+                return f"the {what} of seed {seed} are not those of seed {seeds[0]}"
+    return ""
+
+
+def _start_digest(run: Mapping[str, Any]) -> str | None:
+    start = run.get("weights")
+    return start["sha256"] if start else None
 
 
 def _accuracies(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -252,11 +278,15 @@ def read_group(folder: Path) -> SeedGroup:
 def follows(document: Mapping[str, Any], metrics: Mapping[int, Mapping[str, Any]]) -> bool:
     """Tell whether a document says what its recipe, its seeds and the runs that it lists come to.
 
-    Its hashes apart, and whatever settings the recipe had when it was written.
+    Its hashes apart, and what earlier versions did not write: settings, origins of runs.
     """
     recipe = Recipe(**document["recipe"])
     seeds = seeds_of(recipe, len(document["seeds"]))
-    listed = {run["seed"]: metrics[run["seed"]] for run in document["runs"]}
+    listed = {}
+    for run in document["runs"]:
+        own = metrics[run["seed"]]
+        unsaid = set(ORIGINS) - run.keys()
+        listed[run["seed"]] = {name: value for name, value in own.items() if name not in unsaid}
     made = document_of(recipe, seeds, listed)
     return _without_recipe(made) == _without_recipe(document)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,21 @@ import torch
 
 from heptad import cycle
 from heptad.checkpoints.snapshot import refuse_other_recipe
-from heptad.cycle_state import Opened
-from heptad.errors import DamagedError, HeptadError, NotFiniteError, RecipeError, damage_in
+from heptad.cycle_state import Cycle, Opened
+from heptad.errors import (
+    DamagedError,
+    HeptadError,
+    NotFiniteError,
+    RecipeError,
+    RunError,
+    damage_in,
+)
 from heptad.files import write_json
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import PassReport, Prepared, Run
 from heptad.run_folder import SEEDS, begun_seeds, check_output, claimed_group, is_group, seed_folder
-from heptad.seed_group import SeedGroup, document_of, read_group, seeds_of
+from heptad.seed_group import SeedGroup, difference_in, document_of, read_group, seeds_of
 from heptad.stages.saving import read_metrics
 
 logger = logging.getLogger("heptad")
@@ -58,7 +66,8 @@ def run_seeds(
     runs lie in `out`/seed-N. Closing this saves as closing a run does. With `options.resume`
     finished runs are taken as they are, and one under way goes on from its checkpoint; there may be
     more seeds than before, not fewer. Errors as of `heptad.run`; RecipeError too if the group in
-    `out` was begun with another recipe, or with more seeds.
+    `out` was begun with another recipe, or with more seeds; RunError if a run would begin, before
+    it does, from other weights or images than those that are there.
     """
     seeds = seeds_of(recipe, num_seeds)
     check_output(recipe, options)
@@ -66,7 +75,7 @@ def run_seeds(
     with claimed_group(recipe, options) as folder:
         metrics = _metrics_so_far(folder, recipe, seeds) if options.resume else {}
         _write(folder, document_of(recipe, seeds, metrics))
-        opened = Opened()
+        opened = Opened(refuse=partial(_refuse_cycle, metrics))
         for seed in seeds:
             yield SeedReport(seed, seeds, folder)
             # An earlier run may have gone on with those that it was begun with.
@@ -77,6 +86,7 @@ def run_seeds(
             except NotFiniteError as error:
                 raise NotFiniteError(f"seed {seed}: {error.message}", hint=error.hint) from error
             metrics[seed] = read_metrics(seed_folder(folder, seed))
+            _refuse_mixture(metrics)
             document = document_of(recipe, seeds, metrics)
             _write(folder, document)
         yield SeedGroup(recipe, folder, document)
@@ -88,14 +98,14 @@ def _metrics_so_far(
     """Give the metrics of the runs that are finished; they are looked at again later.
 
     Raises RecipeError if the group, or a run of it that was begun, is of another recipe, and if
-    there are more seeds.
+    there are more seeds; RunError if runs differ in more than their seeds.
     """
     begun = begun_seeds(folder)
     group = _group_so_far(folder)
     if group:
         refuse_other_recipe(recipe, group.recipe, folder)
     _refuse_others(folder, group.seeds if group else begun, seeds)
-    found = {}
+    finished, found = {}, {}
     for seed in begun:
         place, own = seed_folder(folder, seed), recipe.changed(seed=seed)
         metrics = _metrics_of(place)
@@ -104,9 +114,28 @@ def _metrics_so_far(
         if begun_with is None or seed not in seeds:
             continue
         refuse_other_recipe(own, begun_with, place)
+        if metrics:
+            finished[seed] = metrics
+        # Others have fewer epochs, and will be written anew.
         if metrics and begun_with == own:
             found[seed] = metrics
+    _refuse_mixture(finished)
     return found
+
+
+def _refuse_mixture(runs: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raise RunError if runs began from other weights, or other images that no seed chose."""
+    with damage_in("metrics.json of a run"):
+        difference = difference_in(runs)
+    if difference:
+        raise RunError(
+            f"runs of a group differ in their seeds alone, but {difference}.",
+            hint="put back what was changed, or train anew with another --out",
+        )
+
+
+def _refuse_cycle(metrics: Mapping[int, Mapping[str, Any]], cycle: Cycle) -> None:
+    _refuse_mixture({**metrics, cycle.recipe.seed: cycle.origins})
 
 
 def _group_so_far(folder: Path) -> SeedGroup | None:

@@ -17,7 +17,7 @@ from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
 from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES, SEEDS, is_group
 from heptad.run_log import log_up_to
-from heptad.seed_group import SeedGroup, follows, read_group, way_to_mend
+from heptad.seed_group import SeedGroup, difference_in, follows, read_group, way_to_mend
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
 # What `heptad export` leaves beside the weights.
@@ -125,10 +125,14 @@ def _agreement(group: SeedGroup) -> Finding:
         is_listed = {run["seed"] for run in group.runs} <= metrics.keys()
         with damage_in(group.folder / SEEDS):
             agrees = is_listed and follows(group.document, metrics)
+            difference = difference_in(metrics)
     except HeptadError as error:
         return Finding(SEEDS, False, f"agrees with its digest, but not with a run: {error.message}")
     if not agrees:
         return Finding(SEEDS, False, "agrees with its digest, but not with its runs")
+    if difference:
+        said = f"its runs differ in more than their seeds: {difference}"
+        return Finding(SEEDS, False, said)
     return Finding(SEEDS, True, "agrees with its digest and with its runs")
 
 

@@ -303,16 +303,23 @@ def fingerprint(sources: Sources) -> str:
     return digest.hexdigest()
 
 
+def draws_images(recipe: Recipe, sources: Sources) -> bool:
+    """Tell whether the seed decides which images the parts hold.
+
+    It does with a limit, a share of validation images, a folder split here.
+    """
+    is_split_here = sources.pictures is not None and sources.pictures.is_split_here
+    return recipe.limit is not None or recipe.validation not in (0, "folder") or is_split_here
+
+
 def for_seed(sources: Sources, recipe: Recipe) -> Sources | None:
     """Give what opening `recipe` would, of `sources` opened for it with another seed.
 
-    None where the seed decides which images they hold, or what their features are: with a limit,
-    a share of validation images, a folder split here; features of a trunk that is drawn, of images
-    that are augmented, and of statistics for which the images themselves are needed again.
+    None where the seed decides which images they hold, or what their features are: those of a trunk
+    that is drawn, of images that are augmented, and of statistics for which the images themselves
+    are needed again.
     """
-    is_split_here = sources.pictures is not None and sources.pictures.is_split_here
-    is_share = recipe.validation not in (0, "folder")
-    if recipe.limit is not None or is_share or is_split_here:
+    if draws_images(recipe, sources):
         return None
     if isinstance(sources.train, ImageSource):
         return _augmented(recipe, sources)
