@@ -23,6 +23,7 @@ from heptad.cli import main
 from heptad.cycle import TRAINING_FIELDS, again
 from heptad.errors import (
     DamagedError,
+    HeptadError,
     MissingError,
     NotFiniteError,
     OutputError,
@@ -369,6 +370,23 @@ def test_runs_and_searches_keep_out_of_one_anothers_folders(recipe, workplace):
     with pytest.raises(OutputError, match="holds a search already"):
         tuned(recipe, "s")
     assert main(["export", "run", "--out", "s/best.toml", "--format", "safetensors"]) == 2
+
+
+@pytest.mark.parametrize("changes", [{"data": "nowhere"}, {"weights": "none.pth"}])
+def test_a_search_that_fails_before_its_first_trial_leaves_no_folder(recipe, workplace, changes):
+    with pytest.raises(HeptadError, match=r"nowhere|none\.pth"):
+        list(heptad.tune(recipe.changed(**changes), RANGES))
+    assert not [*workplace.iterdir()]
+
+
+def test_trials_of_another_search_are_not_taken_for_ones_own(recipe, workplace):
+    trials_of(recipe, "s", num_trials=2)
+    (workplace / "s" / SEARCH).unlink()
+    before = (workplace / "s" / JOURNAL).read_bytes()
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"holds the trials\.journal of a search, but no"):
+            tuned(recipe.changed(epochs=1), "s", {"optimizer": "adam,sgd"}, resume=resume)
+    assert (workplace / "s" / JOURNAL).read_bytes() == before
 
 
 # What is kept

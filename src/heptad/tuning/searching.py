@@ -196,6 +196,12 @@ def _claim(search: Search, folder: Path, options: RunOptions) -> _Bench:
     else:
         refuse_group_as_output(folder)
         refuse_run(folder)
+        if (folder / JOURNAL).exists():
+            raise OutputError(
+                f"the folder {folder} holds the {JOURNAL} of a search, but no {SEARCH}, which says"
+                " of what.",
+                hint=f"put its {SEARCH} back to go on with it; else choose another --out",
+            )
     return _Bench(search, folder, options, Study(search, folder / JOURNAL), begun)
 
 

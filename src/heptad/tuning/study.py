@@ -70,19 +70,23 @@ class Study:
             self._study = optuna.create_study(direction="maximize", pruner=_pruner(search))
             with _saving(journal):
                 _clear(journal)
-                backend = JournalFileBackend(str(journal))
             with damage_in(journal):
-                self._kept = optuna.create_study(
-                    study_name=search.recipe.name,
-                    storage=JournalStorage(backend),
-                    direction="maximize",
-                    load_if_exists=True,
-                )
-                frozen = self._kept.get_trials(deepcopy=False)
+                # Where there is none it is made when the first trial is kept.
+                self._kept = self._opened() if journal.exists() else None
+                frozen = self._kept.get_trials(deepcopy=False) if self._kept else []
                 self.trials = [Trial.from_document(each.user_attrs[TRIAL]) for each in frozen]
                 if [trial.number for trial in self.trials] != [*range(1, len(frozen) + 1)]:
                     raise ValueError("its trials are not in order")
                 self._study.add_trials(frozen)
+
+    def _opened(self) -> optuna.Study:
+        """Open the journal, made where there is none."""
+        return optuna.create_study(
+            study_name=self._search.recipe.name,
+            storage=JournalStorage(JournalFileBackend(str(self._journal))),
+            direction="maximize",
+            load_if_exists=True,
+        )
 
     def draw(self, attempt: int) -> Drawn:
         """Draw settings for the next trial; attempt: from 0 on, where others were refused."""
@@ -111,6 +115,7 @@ class Study:
         else:
             frozen = self._study.tell(drawn.trial, state=TrialState.PRUNED)
         with _saving(self._journal), _quietly():
+            self._kept = self._kept or self._opened()
             self._kept.add_trial(frozen)
         self.trials.append(trial)
 
