@@ -14,26 +14,34 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import heptad
+from heptad.architectures import ARCHITECTURES, Architecture
 from heptad.cli import main
 from heptad.cycle import TRAINING_FIELDS, again
 from heptad.errors import (
     DamagedError,
+    FrozenError,
     HeptadError,
     MissingError,
     NotFiniteError,
     OutputError,
     RecipeError,
     RunError,
+    WeightsError,
 )
 from heptad.recipe import RunOptions
-from heptad.records import EpochReport, EvaluationReport, StepReport
+from heptad.records import EpochReport, EvaluationReport, Figures, StepReport
 from heptad.tuning.ranges import Choices, Numbers, parted, read_range
-from heptad.tuning.reports import TrialStart
+from heptad.tuning.reports import SearchPrepared, TrialStart
+from heptad.tuning.search import best_of
+from heptad.tuning.study import Study
 from killing import at_forward, fork, metrics_of, send
 
 RANGES = {"learning_rate": "1e-4..1e-1", "optimizer": "adam,sgd", "batch_size": "8..64"}
@@ -44,6 +52,32 @@ TABLE, BEST, SEARCH, JOURNAL = "trials.csv", "best.toml", "search.json", "trials
 @pytest.fixture
 def recipe(digits):
     return heptad.load_recipe("lenet5", data=str(digits), limit=80, epochs=2)
+
+
+class Pooling(nn.Module):
+    """A network for images of any size; optionally one that counts them where nothing may move."""
+
+    def __init__(self, num_channels, num_classes, *, is_counting=False):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.fc = nn.Linear(16 * num_channels, num_classes)
+        self.is_counting = is_counting
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, inputs):
+        if self.is_counting:
+            self.seen += len(inputs)
+        return self.fc(self.pool(inputs).flatten(1))
+
+
+def register(monkeypatch, name, build) -> None:
+    entry = Architecture(name, build, "fc", channels=(1, 3), image_sizes=range(8, 65))
+    monkeypatch.setitem(ARCHITECTURES, name, entry)
+
+
+@pytest.fixture
+def pooling(monkeypatch):
+    register(monkeypatch, "pooling", Pooling)
 
 
 def options(folder, **more) -> RunOptions:
@@ -60,8 +94,13 @@ def trials_of(recipe, folder, ranges=RANGES, num_trials=4, **more) -> list[hepta
     with closing(
         heptad.tune(recipe, ranges, num_trials=num_trials, options=options(folder, **more))
     ) as events:
-        reports = (event for event in events if isinstance(event, heptad.TrialReport))
-        return [next(reports).trial for _ in range(num_trials)]
+        found = []
+        for event in events:
+            if isinstance(event, heptad.TrialReport):
+                found.append(event.trial)
+                if event.trial.number == num_trials:
+                    break
+        return found
 
 
 def rows_of(folder) -> list[dict[str, str]]:
@@ -185,6 +224,43 @@ def test_settings_that_were_tried_before_are_not_trained_again(recipe, workplace
         first = events[-1].trials[trial.repeats - 1]
         assert (first.settings, first.epochs) == (trial.settings, trial.epochs)
         assert first.repeats is None
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"views": "none,2", "learning_rate": "1e-3..1e-2"},
+        {"views": "none,2", "batch_size": "16..64"},
+    ],
+    ids=str,
+)
+def test_a_choice_that_cannot_be_prepared_does_not_end_a_search(recipe, workplace, ranges):
+    shifted = recipe.changed(shift=0.1, epochs=1, limit=40)
+    trials, prepared = [], 0
+    with closing(heptad.tune(shifted, ranges, num_trials=8, options=options("s"))) as events:
+        while len(trials) < 8:
+            event = next(events)
+            prepared += isinstance(event, SearchPrepared)
+            trials += [event.trial] if isinstance(event, heptad.TrialReport) else []
+    assert {trial.settings["views"] for trial in trials} == {None}
+    refused = [reason for trial in trials for reason in trial.refused]
+    # More often than once, for which it ended before.
+    assert len(refused) > 2
+    assert all(reason.startswith("views is 2, but there is no trunk") for reason in refused)
+    # However often the first choice was refused, and all was prepared anew after it.
+    assert prepared == 1
+
+
+def test_what_no_trial_can_be_prepared_with_ends_a_search_soon(recipe, workplace, monkeypatch):
+    """Weights of another network are refused for every trial; a hundred were prepared for it."""
+    torch.save({"conv.weight": torch.zeros(3, 3)}, "other.pth")
+    draws = []
+    monkeypatch.setattr(Study, "refuse", lambda _, drawn: draws.append(drawn.settings))
+    with pytest.raises(WeightsError, match=r"other\.pth"):
+        tuned(recipe.changed(weights="other.pth"), "s")
+    # Both optimizers must have been drawn.
+    assert len(draws) < 10
+    assert not (workplace / "s").exists()
 
 
 # What a trial is
@@ -312,6 +388,19 @@ def test_a_trial_that_is_not_finite_does_not_end_the_search(recipe, workplace):
             {"learning_rate": "1e30..1e35"},
             num_trials=2,
         )
+
+
+def test_a_search_in_which_something_frozen_moves_ends_as_a_training_does(
+    recipe, workplace, monkeypatch
+):
+    register(monkeypatch, "counting", partial(Pooling, is_counting=True))
+    moving = recipe.changed(architecture="counting", epochs=1)
+    with pytest.raises(FrozenError, match="1 frozen parameters or buffers moved, seen among them"):
+        tuned(moving, "s", num_trials=2)
+    # Before another preparation, too: found after the first trial, not after the last.
+    with pytest.raises(FrozenError, match="seen among them"):
+        trials_of(moving, "t", {"image_size": "8..64"}, num_trials=9)
+    assert len((workplace / "t" / JOURNAL).read_text().splitlines()) == 2
 
 
 # What is left behind
@@ -482,6 +571,75 @@ def test_a_search_does_not_go_on_with_other_images(recipe, workplace, digits):
     labels.write_bytes(content)
     with pytest.raises(RunError, match="images or labels are not those that the search in s"):
         tuned(moved, "s", num_trials=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ({"image_size": "28..32"}, "the images or labels are not"),
+        ({"shift": "0..0.2"}, "the images or labels are not"),
+        (
+            {"channels": "1,3", "learning_rate": "1e-3..1e-2"},
+            'the images or labels under {"channels":',
+        ),
+    ],
+    ids=str,
+)
+def test_a_search_that_prepares_each_trial_anew_does_not_go_on_with_other_images(
+    recipe, workplace, digits, pooling, ranges, said
+):
+    shutil.copytree(digits, "data")
+    moved = recipe.changed(architecture="pooling", data="data", epochs=1, limit=40)
+    trials_of(moved, "s", ranges, num_trials=4)
+    # With the same ones it does.
+    trials_of(moved, "s", ranges, num_trials=6, resume=True)
+    [images] = (workplace / "data").glob("train-images*")
+    content = images.read_bytes()
+    images.write_bytes(content[:16] + bytes(255 - value for value in content[16:]))
+    with pytest.raises(RunError, match=re.escape(said)):
+        tuned(moved, "s", ranges, num_trials=20, resume=True)
+
+
+def test_a_search_over_the_size_of_pictures_does_not_go_on_with_other_pictures(workplace, pooling):
+    for number, name in enumerate(f"{c}/{n}.png" for c in "ab" for n in range(8)):
+        write_image(workplace / "photos" / name, number)
+    settings = {"architecture": "pooling", "data": "photos", "epochs": 1, "validation": 0.4}
+    few = heptad.load_recipe("lenet5", **settings)
+    trials_of(few, "s", {"image_size": "28..36"}, num_trials=3)
+    trials_of(few, "s", {"image_size": "28..36"}, num_trials=4, resume=True)
+    write_image(workplace / "photos/a/0.png", 99)
+    with pytest.raises(RunError, match="the images or labels are not those that the search in s"):
+        tuned(few, "s", {"image_size": "28..36"}, num_trials=5, resume=True)
+
+
+def write_image(path, seed) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_the_better_share_of_right_answers_is_the_better_trial():
+    few = heptad.Trial(1, {}, "complete", (Figures(8, 10, 0.5),), 1)
+    many = heptad.Trial(2, {}, "complete", (Figures(60, 100, 0.5),), 1)
+    assert best_of([few, many]) is few
+
+
+def test_a_search_of_before_a_field_was_there_goes_on(recipe, workplace):
+    trials_of(recipe, "s", num_trials=1)
+    path = workplace / "s" / SEARCH
+    document = json.loads(path.read_text())
+    del document["recipe"]["averaging"]
+    path.write_text(json.dumps(document))
+    trials_of(recipe, "s", num_trials=2, resume=True)
+
+
+def test_going_on_with_another_device_or_number_of_threads_is_warned_of(recipe, workplace, caplog):
+    trials_of(recipe, "s", num_trials=1)
+    path = workplace / "s" / SEARCH
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda:0", "threads": 2}))
+    trials_of(recipe, "s", num_trials=2, resume=True)
+    assert "device is cpu, was cuda:0" in caplog.text
+    assert "threads is 1, was 2" in caplog.text
 
 
 def test_a_damaged_journal_is_said_to_be(recipe, workplace, straight_search):

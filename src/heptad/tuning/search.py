@@ -59,10 +59,10 @@ class Trial:
         return self.epochs[self.judged - 1] if self.judged else None
 
     @property
-    def rank(self) -> tuple[int, float]:
-        """Larger is better: right answers, then the loss; a trial given up is behind all others."""
+    def rank(self) -> tuple[float, float]:
+        """Larger is better: the accuracy, then the loss; a trial given up is behind all others."""
         figures = self.figures
-        return (figures.num_correct, -figures.loss) if figures else (-1, 0.0)
+        return (figures.accuracy, -figures.loss) if figures else (-1.0, 0.0)
 
     def as_document(self) -> dict[str, Any]:
         """Give it as plain values, for JSON."""
@@ -172,9 +172,14 @@ def read_search(folder: Path, search: Search) -> dict[str, Any]:
         begun = json.loads(path.read_text(encoding="utf-8"))
         if begun["schema"] != SCHEMA:
             raise DamagedError(f"{path} has schema {begun['schema']!r}, not {SCHEMA}.")
-        had = begun["recipe"] | begun["ranges"] | {"validation": begun["validation"]}
+        # Fields that there were none of then have their defaults.
+        recipe = Recipe(**begun["recipe"]).model_dump()
+        had = recipe | begun["ranges"] | {"validation": begun["validation"]}
         int(begun["threads"])
+        str(begun["device"])
         dict(begun["versions"])
+        # Earlier ones hashed no preparation by itself; the first one now is what is compared with.
+        dict(begun.setdefault("prepared", {}))
     document = search.as_document()
     wanted = document["recipe"] | document["ranges"] | {"validation": search.validation}
     lines = [

@@ -6,8 +6,9 @@ recipe; the test images are never scored. The caller's `for` is the callback, as
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +51,7 @@ from heptad.stages.data import check_transform
 from heptad.stages.model import check_model
 from heptad.tuning import check_optuna
 from heptad.tuning.picture import plot_trials
+from heptad.tuning.ranges import Numbers
 from heptad.tuning.reports import SearchPrepared, SearchStart, TrialReport, TrialStart, Tuned
 from heptad.tuning.search import (
     BEST,
@@ -60,6 +62,7 @@ from heptad.tuning.search import (
     PRUNED,
     TABLE,
     Search,
+    Settings,
     Trial,
     best_of,
     read_search,
@@ -154,8 +157,9 @@ def _check_architectures(search: Search) -> None:
 class _Bench:
     """All that a search works with: its study, and what was prepared for the trial before.
 
-    start: what training moves, as it was before the first step. refusals: what a preparation said
-    of recipes that it could not use.
+    begun: its document, once there is one. start: what training moves, as it was before the first
+    step. is_prepared: whether any preparation came to its end yet. refusals: by what a preparation
+    said of recipes that it could not use, their settings.
     """
 
     search: Search
@@ -165,7 +169,8 @@ class _Bench:
     begun: dict[str, Any] | None
     cycle: Cycle | None = None
     start: dict[str, Tensor] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    is_prepared: bool = False
+    refusals: dict[str, list[Settings]] = field(default_factory=dict)
     trial_seconds: float = 0.0
 
 
@@ -184,15 +189,10 @@ def _claim(search: Search, folder: Path, options: RunOptions) -> _Bench:
         begun = read_search(folder, search)
         if options.threads is None:
             options = options.changed(threads=begun["threads"])
-        now = {"threads": options.threads, **versions()}
-        for name, was in {"threads": begun["threads"], **begun["versions"]}.items():
-            if now.get(name) != was:
-                logger.warning(
-                    "going on with trials that may be others: %s is %s, was %s",
-                    name,
-                    now.get(name),
-                    was,
-                )
+        _warn_of_others(
+            {"threads": begun["threads"], **begun["versions"]},
+            {"threads": options.threads, **versions()},
+        )
     else:
         refuse_group_as_output(folder)
         refuse_run(folder)
@@ -203,6 +203,18 @@ def _claim(search: Search, folder: Path, options: RunOptions) -> _Bench:
                 hint=f"put its {SEARCH} back to go on with it; else choose another --out",
             )
     return _Bench(search, folder, options, Study(search, folder / JOURNAL), begun)
+
+
+def _warn_of_others(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn of circumstances that were others, by name, when a search began."""
+    for name, was in before.items():
+        if now.get(name) != was:
+            logger.warning(
+                "going on with trials that may be others: %s is %s, was %s",
+                name,
+                now.get(name),
+                was,
+            )
 
 
 def _next_trial(bench: _Bench) -> Generator[SearchReport, None, None]:
@@ -223,8 +235,7 @@ def _next_trial(bench: _Bench) -> Generator[SearchReport, None, None]:
             cycle = yield from _ready(bench, recipe)
         except (RecipeError, WeightsError) as error:
             study.refuse(drawn)
-            # What the drawn settings have no part in comes again, and ends the search.
-            if len(refused) == MOST_DRAWS or bench.refusals.count(error.message) > 1:
+            if len(refused) == MOST_DRAWS or _is_of_all(bench, error.message):
                 raise
             refused.append(error.message)
             continue
@@ -236,6 +247,20 @@ def _next_trial(bench: _Bench) -> Generator[SearchReport, None, None]:
         trial = Trial(number, drawn.settings, outcome, tuple(epochs), judged, reason)
         break
     study.keep(drawn, Trial(**{**vars(trial), "refused": tuple(refused)}))
+
+
+def _is_of_all(bench: _Bench, message: str) -> bool:
+    """Tell whether no trial can ever be prepared, by what a preparation said of some.
+
+    It has said so whatever was drawn: each choice was among that, and more than one number.
+    """
+    drawn = bench.refusals.get(message, [])
+    return not bench.is_prepared and all(
+        len({settings[name] for settings in drawn}) > 1
+        if isinstance(range_, Numbers)
+        else {settings[name] for settings in drawn} == {*range_.values}
+        for name, range_ in bench.search.ranges.items()
+    )
 
 
 def _train(
@@ -277,60 +302,93 @@ def _ready(bench: _Bench, recipe: Recipe) -> Generator[SearchReport, None, Cycle
         # Hashed once for all trials that shared it.
         refuse_moved(before)
         bench.cycle = None
+    cycle = yield from _prepared(bench, recipe)
+    _compare(bench, cycle)
+    if not bench.is_prepared:
+        bench.is_prepared = True
+        yield _as_report(cycle)
+    return cycle
+
+
+def _prepared(bench: _Bench, recipe: Recipe) -> Generator[SearchReport, None, Cycle]:
+    """Prepare a cycle for a trial and those after it; notes whose recipe cannot be used."""
     try:
         with closing(preparing(recipe, bench.options)) as stages:
             for made in stages:
                 if isinstance(made, PassReport):
                     yield made
-    except RecipeError as error:
-        bench.refusals.append(error.message)
+    except (RecipeError, WeightsError) as error:
+        settings = {name: getattr(recipe, name) for name in bench.search.ranges}
+        bench.refusals.setdefault(error.message, []).append(settings)
         raise
     assert isinstance(made, Cycle)
     bench.cycle = made
     bench.start = {name: value.clone() for name, value in made.moved().items()}
-    if before is None:
-        _begin(bench, made)
-        validation = made.sources.validation
-        assert validation is not None
-        yield SearchPrepared(
-            str(made.device),
-            made.whole.start,
-            recipe.trainable != "all",
-            made.num_images,
-            len(validation.labels),
-            made.trunk,
-            made.num_computed,
-        )
     return made
 
 
-def _begin(bench: _Bench, cycle: Cycle) -> None:
-    """Write down what is searched, or see that a search goes on with the data it began with.
+def _as_report(cycle: Cycle) -> SearchPrepared:
+    recipe, validation = cycle.recipe, cycle.sources.validation
+    assert validation is not None
+    return SearchPrepared(
+        str(cycle.device),
+        cycle.whole.start,
+        recipe.trainable != "all",
+        cycle.num_images,
+        len(validation.labels),
+        cycle.trunk,
+        cycle.num_computed,
+    )
 
-    Raises RunError if it does not, SaveError if it cannot be written.
+
+def _compare(bench: _Bench, cycle: Cycle) -> None:
+    """See that data and start weights are those that the search began with, and note new ones.
+
+    Raises RunError if they are not, SaveError if they cannot be noted.
     """
-    # Of trials that prepare other things no hash can be compared.
-    is_shared = not _prepared_anew(bench.search)
-    facts = {
-        "data": cycle.data if is_shared else None,
-        "frozen": digest_of(cycle.frozen) if is_shared else None,
-    }
-    if not bench.begun:
-        document = {
+    device = {"device": str(cycle.device)}
+    if bench.begun is None:
+        bench.begun = {
             **bench.search.as_document(),
-            **facts,
             "threads": torch.get_num_threads(),
-            "device": str(cycle.device),
+            **device,
             "versions": versions(),
+            "prepared": {},
         }
-        write_json(bench.folder / SEARCH, document)
-        return
-    for name, what in (("data", "the images or labels"), ("frozen", "the start weights")):
-        if bench.begun.get(name) != facts[name]:
+    elif not bench.is_prepared:
+        _warn_of_others({"device": bench.begun["device"]}, device)
+    noted = bench.begun["prepared"]
+    num_noted = len(noted)
+    for what, digest in _digests(bench.search, cycle).items():
+        if noted.setdefault(what, digest) != digest:
             raise RunError(
                 f"{what} are not those that the search in {bench.folder} began with.",
                 hint="put back what was changed, or search anew with another --out",
             )
+    if len(noted) > num_noted:
+        write_json(bench.folder / SEARCH, bench.begun)
+
+
+def _digests(search: Search, cycle: Cycle) -> dict[str, str]:
+    """Hash what was prepared, by what it is, with the settings searched that decide it."""
+    recipe, sources = cycle.recipe, cycle.sources
+
+    def under(fields: Collection[str]) -> str:
+        settings = {name: getattr(recipe, name) for name in search.ranges if name in fields}
+        return f" under {json.dumps(settings)}" if settings else ""
+
+    labels = {"all": [[part.labels.tolist(), part.ids.tolist()] for part in sources.parts]}
+    # What of an image is kept depends on the channels; of pictures, whose files do not, on more.
+    images, decided_by = cycle.data, ["channels"]
+    if sources.pictures:
+        seen = sources.pictures.seen
+        files = [[seen[place].sha256 for place in part.ids.tolist()] for part in sources.parts]
+        images, decided_by = digest_of({"all": files}), []
+    return {
+        f"the images or labels{under(decided_by)}": images,
+        "the labels": digest_of(labels),
+        f"the start weights{under(prepared_fields(recipe))}": digest_of(cycle.frozen),
+    }
 
 
 def _save_tables(bench: _Bench) -> None:
