@@ -103,15 +103,7 @@ def tune(
     """
     started_at = perf_counter()
     search = Search.of(recipe, ranges)
-    _check_architectures(search)
-    if num_trials < 1:
-        raise RecipeError(f"trials is {num_trials}; allowed: a whole number, at least 1.")
-    if options.resume and not options.out:
-        raise RecipeError(
-            "resume is asked for, but no folder of a search is named.", hint="name it with --out"
-        )
-    check_place(options.out)
-    check_optuna()
+    _check(search, num_trials, options)
     with owned(options.out, f"{recipe.name}-tune", is_begun=is_search) as folder:
         bench = _claim(search, folder, options)
         trials = bench.study.trials
@@ -132,6 +124,19 @@ def tune(
                 _save_tables(bench)
             raise
         yield _finish(bench, started_at)
+
+
+def _check(search: Search, num_trials: int, options: RunOptions) -> None:
+    """Raise what can be known to be wrong before a folder is made; see `tune`."""
+    _check_architectures(search)
+    if num_trials < 1:
+        raise RecipeError(f"trials is {num_trials}; allowed: a whole number, at least 1.")
+    if options.resume and not options.out:
+        raise RecipeError(
+            "resume is asked for, but no folder of a search is named.", hint="name it with --out"
+        )
+    check_place(options.out)
+    check_optuna()
 
 
 def _prepared_anew(search: Search) -> list[str]:
