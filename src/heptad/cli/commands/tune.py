@@ -31,8 +31,8 @@ def tune(recipe: str, /, *, trials: str = "30", json: Json = False, **flags: Any
     Parameters
     ----------
     recipe
-        A recipe's name (lenet5, lenet5-fast, vgg16, resnet50), a .toml or .json file, or an earlier
-        run's folder.
+        A recipe's name, as `heptad recipes` lists them, a .toml or .json file, or an earlier run's
+        folder.
     trials
         How many trials in all; with --resume, those before count.
     """
