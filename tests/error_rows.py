@@ -633,6 +633,12 @@ ROWS = [
         "the folder search holds a search of `heptad tune`.",
     ),
     Row(
+        "a search where a run is meant",
+        "evaluate search",
+        2,
+        "search is a search of `heptad tune`, not a run.",
+    ),
+    Row(
         "a search without the extra that draws",
         "tune lenet5 --data digits --learning-rate 1e-4..1e-1",
         6,

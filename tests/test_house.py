@@ -23,10 +23,10 @@ ORDER = [
     ["errors", "text"],
     ["pages", "randomness", "files", "distributed", "schedules"],
     ["recipe"],
-    ["recipes"],
     ["records", "measures"],
     ["stores"],
     ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log", "event_log"],
+    ["recipes"],
     [
         "stages.device",
         "stages.data",

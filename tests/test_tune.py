@@ -24,6 +24,8 @@ from torch import nn
 import heptad
 from heptad.architectures import ARCHITECTURES, Architecture
 from heptad.cli import main
+from heptad.cli.streams import PlainConsole
+from heptad.cli.tuning import show_tuned
 from heptad.cycle import TRAINING_FIELDS, again
 from heptad.errors import (
     DamagedError,
@@ -476,6 +478,39 @@ def test_trials_of_another_search_are_not_taken_for_ones_own(recipe, workplace):
         with pytest.raises(OutputError, match=r"holds the trials\.journal of a search, but no"):
             tuned(recipe.changed(epochs=1), "s", {"optimizer": "adam,sgd"}, resume=resume)
     assert (workplace / "s" / JOURNAL).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("resume s", "train s", "verify s", "report s", "evaluate s", "compare s s", "export s"),
+        *(
+            "train lenet5 --weights s",
+            "predict s s/trials.png",
+            "tune s --learning-rate 1e-3..1e-2",
+        ),
+    ],
+)
+def test_a_search_where_a_run_is_meant_says_what_can_be_done_with_it(
+    recipe, workplace, straight_search, capsys, command
+):
+    shutil.copytree(straight_search, "s")
+    assert main(command.split()) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: s is a search of `heptad tune`, not a run.")
+    assert "`heptad train s/best.toml` trains the best" in said
+    assert "`--resume --out s` goes on with the search" in said
+
+
+def test_the_validation_loss_is_not_mistaken_for_the_setting_called_loss(
+    recipe, workplace, monkeypatch, capsys
+):
+    ranges = {"loss": "cross-entropy,map"}
+    result = tuned(recipe.changed(epochs=1), "s", ranges, num_trials=2)
+    monkeypatch.setenv("COLUMNS", "200")
+    show_tuned(PlainConsole(), result)
+    [heading] = [line for line in capsys.readouterr().out.splitlines() if "accuracy  " in line]
+    assert re.split(r"\s{2,}", heading.strip()) == ["trial", "accuracy", "validation loss", "loss"]
 
 
 # What is kept

@@ -15,6 +15,7 @@ from pathlib import Path
 from heptad.errors import RecipeError, did_you_mean
 from heptad.files import user_path
 from heptad.recipe import Recipe
+from heptad.run_folder import refuse_search_as_run
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
 
     source: a name in `RECIPES`, a `.toml` or `.json` file, or the folder of an earlier run, or of a
     group of runs, whose first seed it then has.
-    Raises RecipeError if there is none such, or if it does not hold a recipe.
+    Raises RecipeError if there is none such, or if it does not hold a recipe; RunError for the
+    folder of a search, which names the recipe in it.
     """
     if str(source) in RECIPES:
         recipe = RECIPES[str(source)].recipe
@@ -218,6 +220,7 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
     if (path / "recipe.json").is_file():
         path = path / "recipe.json"
     if path.is_dir():
+        refuse_search_as_run(path)
         raise RecipeError(
             f"the folder {str(source)!r} is no run: it has no recipe.json.",
             hint="name a recipe, a .toml or .json file, or the folder of an earlier run",

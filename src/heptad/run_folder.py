@@ -37,8 +37,8 @@ RUN_FILES = (
     "predictions.npz",
 )
 # What `heptad tune` leaves in a folder of its own; the first is there from the first trial on.
-SEARCH = "search.json"
-SEARCH_FILES = (SEARCH, "trials.journal", "trials.csv", "trials.png", "best.toml")
+SEARCH, BEST = "search.json", "best.toml"
+SEARCH_FILES = (SEARCH, "trials.journal", "trials.csv", "trials.png", BEST)
 # Made from the others at any time, and so without a hash among them.
 REPORT, CARD = "report.html", "MODEL_CARD.md"
 # What a group of runs with several seeds has beside their folders, `seed-0` and so on.
@@ -97,9 +97,11 @@ def is_of_run(path: Path) -> bool:
 def saved_weights(folder: Path) -> tuple[Path, str]:
     """Give the file of the whole network that a finished run saved, and the SHA-256 it noted.
 
-    Raises WeightsError if the folder holds none, or only its trained part.
+    Raises WeightsError if the folder holds none, or only its trained part; RunError if it is that
+    of a search or of a group of runs.
     """
     refuse_group(folder)
+    refuse_search_as_run(folder)
     try:
         files = dict(json.loads((folder / "metrics.json").read_bytes())["files"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -197,6 +199,19 @@ def refuse_group_as_output(folder: Path) -> None:
 def is_search(folder: Path) -> bool:
     """Tell whether a folder is that of a search, finished or not."""
     return (folder / SEARCH).exists()
+
+
+def refuse_search_as_run(folder: Path) -> None:
+    """Raise RunError, which says what can be done with it, if a folder is that of a search."""
+    if not is_search(folder):
+        return
+    best = folder / BEST
+    trains = f"`heptad train {as_word(best)}` trains the best trial's recipe; "
+    raise RunError(
+        f"{folder} is a search of `heptad tune`, not a run.",
+        hint=f"{trains if best.is_file() else ''}the same `heptad tune` command with `--resume"
+        f" --out {as_word(folder)}` goes on with the search",
+    )
 
 
 def refuse_search(folder: Path) -> None:

@@ -15,7 +15,16 @@ from heptad.errors import DamagedError, HeptadError, RecipeError, RunError, dama
 from heptad.event_log import EVENTS
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
-from heptad.run_folder import CARD, CHECKPOINTS, LOCK, REPORT, RUN_FILES, SEEDS, is_group
+from heptad.run_folder import (
+    CARD,
+    CHECKPOINTS,
+    LOCK,
+    REPORT,
+    RUN_FILES,
+    SEEDS,
+    is_group,
+    refuse_search_as_run,
+)
 from heptad.run_log import log_up_to
 from heptad.seed_group import SeedGroup, difference_in, follows, read_group, way_to_mend
 from heptad.stages.saving import check_file, read_metrics, read_predictions
@@ -72,6 +81,7 @@ def examine_run(folder: str | Path) -> Examination:
     folder = user_path(folder)
     if is_group(folder):
         return _examine_group(folder)
+    refuse_search_as_run(folder)
     if not any((folder / name).exists() for name in (*RUN_FILES, CHECKPOINTS)):
         raise RunError(f"{folder} holds no run.", hint="name the folder of a run")
     is_finished = (folder / "metrics.json").is_file()

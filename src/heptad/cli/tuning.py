@@ -17,9 +17,10 @@ from heptad.errors import counted
 from heptad.files import as_word
 from heptad.records import EpochReport, PassReport
 from heptad.reports.words import duration
+from heptad.run_folder import BEST
 from heptad.tuning.ranges import shown
 from heptad.tuning.reports import SearchPrepared, SearchStart, TrialReport, TrialStart, Tuned
-from heptad.tuning.search import BEST, NOT_FINITE, PICTURE, TABLE, Search, Trial
+from heptad.tuning.search import NOT_FINITE, PICTURE, TABLE, Search, Trial
 from heptad.tuning.searching import SearchReport
 
 # Of the table at the end; trials.csv has them all.
@@ -212,7 +213,8 @@ def _show_table(console: Console, search: Search, trials: list[Trial]) -> None:
         Cells("trial", [str(trial.number) for trial in trials]),
         [
             Cells("accuracy", [accuracy_text(each) for each in figures]),
-            Cells("loss", [f"{each.loss:.4f}" for each in figures]),
+            # A field that is searched may be called loss.
+            Cells("validation loss", [f"{each.loss:.4f}" for each in figures]),
             *(
                 Cells(name, [shown(trial.settings[name]) for trial in trials])
                 for name in search.ranges

@@ -30,7 +30,7 @@ from heptad.measures import calibration, macro_measures, measure_classes, num_in
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores
-from heptad.run_folder import RUN_FILES, refuse_group
+from heptad.run_folder import RUN_FILES, refuse_group, refuse_search_as_run
 
 logger = logging.getLogger("heptad")
 
@@ -259,14 +259,15 @@ def sealed(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Read a finished run's `metrics.json`, checked against its own digest.
 
-    Raises RunError if the folder is no finished run, such as that of a group of them, DamagedError
-    if the file is not as saved.
+    Raises RunError if the folder is no finished run, such as that of a group of them or of a
+    search, DamagedError if the file is not as saved.
     """
     if not folder.is_dir():
         raise RunError(f"there is no run folder {str(folder)!r}.")
     path = folder / "metrics.json"
     if not path.is_file():
         refuse_group(folder)
+        refuse_search_as_run(folder)
         unfinished = (folder / "recipe.json").is_file()
         raise RunError(
             f"{folder} is {'a run that was not finished' if unfinished else 'no run'}:"

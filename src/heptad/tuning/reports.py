@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from heptad.recipe import Recipe
-from heptad.tuning.search import BEST, Search, Trial
+from heptad.run_folder import BEST
+from heptad.tuning.search import Search, Trial
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ SCHEMA = 1
 # Of the training images, where the recipe sets none apart.
 VALIDATION = 0.2
 # Beside `SEARCH`, in the folder of a search; see `run_folder.SEARCH_FILES`.
-JOURNAL, TABLE, BEST, PICTURE = "trials.journal", "trials.csv", "best.toml", "trials.png"
+JOURNAL, TABLE, PICTURE = "trials.journal", "trials.csv", "trials.png"
 PACKAGES = ("heptad", "optuna", "torch", "numpy")
 # How a trial may end.
 COMPLETE, PRUNED, NOT_FINITE = "complete", "pruned", "not finite"

@@ -40,6 +40,7 @@ from heptad.files import as_word, digest_of, remove_leftovers, write_bytes, writ
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EpochReport, Figures, PassReport
 from heptad.run_folder import (
+    BEST,
     SEARCH,
     check_place,
     is_search,
@@ -54,7 +55,6 @@ from heptad.tuning.picture import plot_trials
 from heptad.tuning.ranges import Numbers
 from heptad.tuning.reports import SearchPrepared, SearchStart, TrialReport, TrialStart, Tuned
 from heptad.tuning.search import (
-    BEST,
     COMPLETE,
     JOURNAL,
     NOT_FINITE,

@@ -17,7 +17,7 @@ from heptad.cli.streams import PlainConsole
 from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
-from heptad.run_folder import is_group
+from heptad.run_folder import is_group, refuse_search_as_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -128,6 +128,7 @@ def resume(
 
         num_seeds = len(read_group(folder).seeds)
     elif not (folder / "recipe.json").is_file():
+        refuse_search_as_run(folder)
         raise RunError(
             f"{run} is no run that could go on: it has no recipe.json.",
             hint="nothing was saved there yet; `heptad train RECIPE --out FOLDER` begins a run",
