@@ -72,6 +72,17 @@ class Pooling(nn.Module):
         return self.fc(self.pool(inputs).flatten(1))
 
 
+class Normed(Pooling):
+    """The same behind BatchNorm, which needs two images in every batch."""
+
+    def __init__(self, num_channels, num_classes):
+        super().__init__(num_channels, num_classes)
+        self.norm = nn.BatchNorm2d(num_channels)
+
+    def forward(self, inputs):
+        return super().forward(self.norm(inputs))
+
+
 def register(monkeypatch, name, build) -> None:
     entry = Architecture(name, build, "fc", channels=(1, 3), image_sizes=range(8, 65))
     monkeypatch.setitem(ARCHITECTURES, name, entry)
@@ -263,6 +274,20 @@ def test_what_no_trial_can_be_prepared_with_ends_a_search_soon(recipe, workplace
     # Both optimizers must have been drawn.
     assert len(draws) < 10
     assert not (workplace / "s").exists()
+
+
+def test_a_lone_image_ends_a_search_if_all_trials_have_one_and_else_is_drawn_around(
+    recipe, workplace, monkeypatch
+):
+    register(monkeypatch, "normed", Normed)
+    # 80 images, 17 of them to validate on.
+    normed, ranges = recipe.changed(architecture="normed", batch_size=62), {"optimizer": "adam,sgd"}
+    with pytest.raises(RecipeError, match="batch_size is 62, which leaves one of 63 images alone"):
+        tuned(normed, "s", ranges | {"learning_rate": "1e-3..1e-2"})
+    assert not (workplace / "s").exists()
+    trials = trials_of(normed, "t", {"batch_size": "31,32", "learning_rate": "1e-3..1e-2"})
+    assert {trial.settings["batch_size"] for trial in trials} == {32}
+    assert "leaves one of 63" in next(reason for trial in trials for reason in trial.refused)
 
 
 # What a trial is
