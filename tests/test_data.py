@@ -83,6 +83,7 @@ def test_pixels_are_those_of_pillow_without_vector_instructions_too(mnist, tmp_p
     assert done.stdout == "equal\n", done.stderr
 
 
+@pytest.mark.slow
 def test_mean_and_deviation_of_the_catalog_are_those_of_the_training_pixels(mnist):
     pixels = mnist["train"][0] / 255
     entry = heptad.CATALOG["mnist"]

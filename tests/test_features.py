@@ -133,10 +133,10 @@ def test_a_second_run_computes_nothing_and_gives_the_same_weights(resnet, own_ca
     "settings",
     [
         {"mean": 0.4},
-        {"weights": "none"},
         *(
             pytest.param(each, marks=pytest.mark.slow)
             for each in (
+                {"weights": "none"},
                 {"image_size": 64},
                 {"normalize": "data"},
                 {"batchnorm": "recalibrated"},
@@ -347,6 +347,7 @@ def test_without_a_trunk_nothing_is_kept_and_the_reason_is_said(
     assert not list_stores()
 
 
+@pytest.mark.slow
 def test_features_that_are_given_are_used(resnet, own_cache):
     first = heptad.prepare(resnet)
     second = heptad.prepare(resnet.changed(learning_rate=0.01), sources=first.sources)
@@ -393,10 +394,8 @@ def test_cache_list_and_clear(resnet, own_cache, capsys):
     assert main(["cache", "clear", "nothing"]) == 2
 
 
-@pytest.mark.parametrize(
-    "batchnorm",
-    ["frozen", *(pytest.param(p, marks=pytest.mark.slow) for p in ("recalibrated", "drifting"))],
-)
+@pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "drifting"])
+@pytest.mark.slow
 def test_the_trained_part_alone_gives_the_whole_network_back(
     resnet, own_cache, tmp_path, batchnorm
 ):
@@ -414,6 +413,7 @@ def test_the_trained_part_alone_gives_the_whole_network_back(
     assert answers[0].predicted.tolist() == whole.scores.predicted.tolist()
 
 
+@pytest.mark.slow
 def test_a_trained_part_on_other_start_weights_is_refused(digits, made, own_cache, tmp_path):
     own = tmp_path / "own.pth"
     own.write_bytes(made.read_bytes())

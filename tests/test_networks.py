@@ -193,6 +193,7 @@ def test_one_nudged_weight_changes_its_digest_alone(small):
     assert [name for name in before if before[name] != after[name]] == ["layer3.0.conv2.weight"]
 
 
+@pytest.mark.slow
 def test_the_state_dict_has_the_names_and_shapes_of_torchvision(small):
     for name, plain, last in (
         ("resnet50", resnet50(), "fc"),

@@ -28,6 +28,7 @@ from heptad.stages.saving import sealed
 from killing import metrics_of
 
 TRAIN = ["train", "lenet5", "--epochs", "2", "--threads", "1"]
+PRETRAINED = {"architecture": "resnet50", "channels": 3, "weights": "IMAGENET1K_V2"}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 ODD_NAMES = [
     "<script>alert(1)</script>",
@@ -292,8 +293,10 @@ def test_equal_runs_have_equal_reports_but_for_times(run, tmp_path, capsys):
         ({"shift": 0.1}, None),
         ({"on_bad_image": "skip"}, "Pictures that could not be used were passed over"),
         ({"epochs": 9, "patience": 1}, "Not all 9 epochs: it stopped after 2"),
-        ({"weights": "mine.pth"}, "Not the normalisation of the pretrained weights"),
-        ({"weights": "mine.pth", "normalize": "weights"}, None),
+        (PRETRAINED, "Not the normalisation of the pretrained weights"),
+        (PRETRAINED | {"normalize": "weights"}, None),
+        # How one's own were trained is not known.
+        ({"weights": "mine.pth"}, None),
     ],
 )
 def test_what_was_not_done_is_said(run, settings, sentence):
@@ -309,7 +312,8 @@ def test_what_was_not_done_is_said(run, settings, sentence):
     if sentence is not None:
         assert sentence in said
     assert ("No augmentation" in said) == (not recipe.augments)
-    assert ("normalisation" in said) == (recipe.weights != "none" and recipe.normalize == "recipe")
+    is_known = recipe.weights == PRETRAINED["weights"]
+    assert ("normalisation" in said) == (is_known and recipe.normalize == "recipe")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ def test_a_terminal_that_is_closed_says_so_twice_and_the_save_was_cut_off(digits
     assert checkpoints(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_pipe_in_the_place_of_a_file_held_verify_up_for_ever(run):
     path = max((run / "checkpoints").glob("step-*")) / "manifest.json"
     path.unlink()

@@ -132,6 +132,7 @@ def test_a_run_left_in_steps_and_evaluations_goes_on_to_the_bit(recipe, settings
     assert len(resumed_from) > len(set(resumed_from)) > 2
 
 
+@pytest.mark.slow
 def test_an_averaged_run_goes_on_for_more_epochs_from_the_last_step(recipe, tmp_path):
     recipe = recipe.changed(averaging=0.9)
     options = heptad.RunOptions(out=str(tmp_path / "run"), resume=True, threads=1)
@@ -141,6 +142,7 @@ def test_an_averaged_run_goes_on_for_more_epochs_from_the_last_step(recipe, tmp_
     assert result_of(tmp_path / "run") == result_of(tmp_path / "once")
 
 
+@pytest.mark.slow
 def test_an_averaged_run_whose_results_were_lost_is_written_again_from_its_checkpoint(
     recipe, tmp_path
 ):
@@ -210,7 +212,8 @@ def test_the_last_block_of_vgg16_is_the_fifth_of_convolutions_and_what_follows(s
     assert cycle.trunk == "trunk that ends before features.24"
 
 
-@pytest.mark.parametrize("batchnorm", [pytest.param("frozen", marks=pytest.mark.slow), "held"])
+@pytest.mark.slow
+@pytest.mark.parametrize("batchnorm", ["frozen", "held"])
 def test_a_last_block_on_kept_features_trains_as_in_the_plain_loop(small, batchnorm):
     # Not with Adam, whose first steps are as long for a rounding error as for a slope.
     small |= {"optimizer": "sgd", "learning_rate": 1e-4, "layer_decay": 0.5}
@@ -253,6 +256,7 @@ def test_features_in_mixed_precision_are_others_than_in_float32(small):
         heptad.prepare(other, RunOptions(engine="rewritten"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_where_another_ended(small, tmp_path):
     small = small | {"trainable": "last-layer", "weights": "none"}
     head = heptad.train(
@@ -278,6 +282,7 @@ def test_a_run_goes_on_from_where_another_ended(small, tmp_path):
         heptad.prepare(recipe)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_whole_network_is_no_start_and_the_way_out_is_said(small, tmp_path):
     small = small | {"trainable": "last-layer"}
     options = RunOptions(out=str(tmp_path / "head"), save="trained-part")

@@ -190,6 +190,7 @@ def test_half_precision_files_are_read_as_float32(made, tmp_path):
     assert torch.equal(network.conv1.weight, made["conv1.weight"].half().float())
 
 
+@pytest.mark.slow
 def test_a_new_last_layer_depends_on_the_seed_alone(made, tmp_path):
     torch.save(made, tmp_path / "made.pth")
     recipe = RESNET.changed(weights=str(tmp_path / "made.pth"))

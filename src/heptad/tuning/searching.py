@@ -338,7 +338,7 @@ def _as_report(cycle: Cycle) -> SearchPrepared:
     return SearchPrepared(
         str(cycle.device),
         cycle.whole.start,
-        recipe.trainable != "all",
+        recipe.has_frozen_part,
         cycle.num_images,
         len(validation.labels),
         cycle.trunk,
