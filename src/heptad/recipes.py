@@ -118,7 +118,8 @@ RECIPES: dict[str, ShippedRecipe] = {
         " random as in Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801; chosen on 10,000"
         " training images set apart",
         command="heptad train lenet5-best",
-        expected="measured next",
+        expected="99.52 % of the test images in the mean of seeds 0 to 4 (99.50 to 99.57), in"
+        " 5 to 9 minutes of one core",
     ),
     "lenet5-1998": ShippedRecipe(
         recipe=Recipe(
