@@ -16,17 +16,15 @@ The plain loop's time for many epochs is taken as epochs x the median of the epo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from commands import timed_command
 from digits import first_digits, write_idx
 from peers.plain_loop import Digits, epoch_of
 from peers.torch_networks import accuracy, frozen_resnet50
@@ -72,24 +70,8 @@ def whole_command(recipe: heptad.Recipe, folder: Path) -> float:
     """Time `heptad train` in a process of its own, features kept."""
     path = folder / "recipe.json"
     path.write_text(recipe.model_dump_json())
-    started_at = time.perf_counter()
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "heptad",
-            "train",
-            str(path),
-            "--json",
-            "--out",
-            str(folder / "run"),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    seconds = time.perf_counter() - started_at
-    assert json.loads(done.stdout)["execution"]["computed_features"] == 0
+    seconds, document = timed_command(["train", str(path), "--out", str(folder / "run")])
+    assert document["execution"]["computed_features"] == 0
     return seconds
 
 

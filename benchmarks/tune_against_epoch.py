@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import os
 import pstats
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+from commands import timed_command
 from digits import first_digits, write_idx
 from frozen_backbone import plain_epochs
 from ratios import ratios, with_spread
@@ -59,15 +56,8 @@ def whole_command(recipe: heptad.Recipe, folder: Path, num_trials: int) -> float
         word for name, text in RANGES.items() for word in (f"--{name.replace('_', '-')}", text)
     ]
     words = ["tune", str(path), "--trials", str(num_trials), *flags, "--out", str(folder / "out")]
-    started_at = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "heptad", *words, "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    seconds = time.perf_counter() - started_at
-    assert len(json.loads(done.stdout)["trials"]) == num_trials
+    seconds, document = timed_command(words)
+    assert len(document["trials"]) == num_trials
     return seconds
 
 

@@ -84,6 +84,14 @@ def write_idx(folder: Path, part: str, images, labels, *, packed: bool = False) 
         path.write_bytes(gzip.compress(content) if packed else content)
 
 
+def write_first_digits(folder: Path, mnist, *, num_train: int, num_test: int) -> Path:
+    """Write the first digits of each part of MNIST as IDX files."""
+    for part, count in (("train", num_train), ("test", num_test)):
+        images, labels = mnist[part]
+        write_idx(folder, part, images[:count, 0], labels[:count])
+    return folder
+
+
 def write_pictures(folder: Path, images, labels, *, suffix: str = ".png") -> Path:
     """Write gray images [N, H, W] as LABEL/NUMBER.png, each in the folder of its class."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -97,10 +105,7 @@ def write_pictures(folder: Path, images, labels, *, suffix: str = ".png") -> Pat
 def digits(mnist, tmp_path_factory) -> Path:
     """A folder of IDX files with the first 512 training and 200 test digits of MNIST."""
     folder = tmp_path_factory.mktemp("data") / "digits"
-    for part, count in (("train", 512), ("test", 200)):
-        images, labels = mnist[part]
-        write_idx(folder, part, images[:count, 0], labels[:count])
-    return folder
+    return write_first_digits(folder, mnist, num_train=512, num_test=200)
 
 
 @pytest.fixture(scope="session")

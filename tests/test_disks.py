@@ -622,8 +622,7 @@ def test_what_has_nothing_to_do_with_memory_is_not_tried_again(wide_recipe):
         seen.append(num_images)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    # One image shows how much room features take.
-    network.conv.register_forward_pre_hook(failing(1, fail))
+    network.conv.register_forward_pre_hook(failing(0, fail))
     with pytest.raises(RuntimeError, match="mat1"):
         heptad.prepare(wide_recipe, network=network)
     assert seen == [45]

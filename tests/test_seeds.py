@@ -17,7 +17,7 @@ import torch
 from torchvision.models import resnet50
 
 import heptad
-from conftest import write_idx
+from conftest import write_first_digits, write_idx
 from heptad.cli import main
 from heptad.cycle import preparing
 from heptad.cycle_state import Opened
@@ -128,10 +128,7 @@ def test_what_the_seed_decides_is_opened_anew(digits, decided):
 def few(mnist, tmp_path_factory) -> Path:
     """A folder of 64 training and 32 test digits."""
     folder = tmp_path_factory.mktemp("data") / "few"
-    for part, count in (("train", 64), ("test", 32)):
-        images, labels = mnist[part]
-        write_idx(folder, part, images[:count, 0], labels[:count])
-    return folder
+    return write_first_digits(folder, mnist, num_train=64, num_test=32)
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,7 @@ from heptad.cycle_state import Best, Cycle, Opened
 from heptad.errors import FrozenError, NotFiniteError, RecipeError
 from heptad.event_log import check_tensorboard
 from heptad.features.statistics import recalibrate
-from heptad.features.trunk import (
-    computing,
-    describe_store,
-    engine_of,
-    features_digest,
-    find_split,
-)
+from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
 from heptad.files import digest_of, write_bytes
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
@@ -320,7 +314,8 @@ def _averaging(cycle: Cycle) -> Callable[[int], None]:
     """Give what moves the average of the weights on after a step, by the number of steps done."""
     if cycle.average is None:
         return lambda _: None
-    pairs = [(mean, cycle.moved()[name]) for name, mean in cycle.average.items()]
+    moved = cycle.moved()
+    pairs = [(mean, moved[name]) for name, mean in cycle.average.items()]
     means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
     counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 

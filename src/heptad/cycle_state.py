@@ -26,10 +26,6 @@ class Best:
     tensors: dict[str, Tensor]
 
 
-def _refuse_none(_: Cycle) -> None:
-    pass
-
-
 @dataclass
 class Opened:
     """What runs of one recipe share, whatever their seeds: the sources that one of them opened.
@@ -38,7 +34,7 @@ class Opened:
     """
 
     sources: Sources | None = None
-    refuse: Callable[[Cycle], None] = _refuse_none
+    refuse: Callable[[Cycle], None] | None = None
 
     def take(self, recipe: Recipe) -> Sources | None:
         """Give the sources of `recipe`, with its own seed; None if it must open them itself.
@@ -51,7 +47,8 @@ class Opened:
 
     def keep(self, cycle: Cycle) -> None:
         """Keep the sources of a cycle for the next run, unless it is refused."""
-        self.refuse(cycle)
+        if self.refuse:
+            self.refuse(cycle)
         self.sources = cycle.sources
 
 

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
-from heptad.errors import MissingError, SaveError
+from heptad.errors import DamagedError, MissingError, SaveError
 
 try:
     import fcntl
@@ -55,6 +55,24 @@ def user_path(text: str | Path) -> Path:
 def as_word(path: str | Path) -> str:
     """Write a path as one word of a shell, for commands that people copy."""
     return shlex.quote(str(path))
+
+
+def read_document(path: Path, *, schema: int, hint: str = "") -> dict[str, Any]:
+    """Read a document of JSON that one of ours wrote, with a `schema`.
+
+    hint: what to do if it cannot be read. Raises DamagedError then, and for another schema.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}.", hint=hint) from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema:
+        raise DamagedError(
+            f"{path} has schema {found!r}; this version of Heptad reads {schema}.",
+            hint="a newer version may have written it",
+        )
+    return dict(document)
 
 
 def cache_folder() -> Path:

@@ -21,22 +21,12 @@ from heptad.files import as_word
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EpochReport, EvaluationReport, PassReport, Prepared, Run, StepReport
 from heptad.seed_group import SeedGroup
-from heptad.seeds import SeedReport
+from heptad.seeds import Event, SeedReport
 from heptad.text import one_line
 
 # Drawing more often would only cost time.
 DRAW_INTERVAL_S = 0.2
 
-Event = (
-    SeedReport
-    | PassReport
-    | Prepared
-    | StepReport
-    | EvaluationReport
-    | EpochReport
-    | Run
-    | SeedGroup
-)
 Result = TypeVar("Result")
 
 

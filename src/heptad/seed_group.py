@@ -7,14 +7,13 @@ are there when all runs are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from heptad.errors import DamagedError, RecipeError, RunError, damage_in
-from heptad.files import as_word, digest_of
+from heptad.files import as_word, digest_of, read_document
 from heptad.measures import Spread, spread_of
 from heptad.recipe import Recipe
 from heptad.records import wilson_interval
@@ -255,16 +254,7 @@ def read_group(folder: Path) -> SeedGroup:
     if not is_group(folder):
         raise RunError(f"{folder} is no group of runs: it has no {SEEDS}.")
     path = folder / SEEDS
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"{error}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise DamagedError(
-            f"{path} has schema {found!r}; this version of Heptad reads {SCHEMA}.",
-            hint="a newer version may have written it",
-        )
+    document = read_document(path, schema=SCHEMA, hint=way_to_mend(folder))
     with damage_in(path):
         if sealed(document) != document:
             raise _damaged(path, "it was changed since it was saved")

@@ -219,18 +219,16 @@ def filling(
     keys: NDArray[np.void],
     *,
     compute: Callable[[NDArray[np.int64], tuple[str, ...]], Computation],
-    row_bytes: Callable[[], int],
     what: str,
     hint: str = "",
 ) -> Generator[PassReport, None, tuple[Shard, ...]]:
     """Compute the rows that a store lacks of the images named `keys`; return shards with them all.
 
     compute: takes the places in `keys` to compute, and what computed the rows that are there
-    already. A report comes after each of the parts it computes. row_bytes: gives the size of a
-    row's values, asked for where some lack. what, hint: for people. Another process that wants rows
-    of the same store waits until this one is done, and then finds them. Whenever this is closed,
-    what was computed is kept. Raises SaveError if the disk is too small, MissingError if rows lack
-    and the cache cannot be written.
+    already. A report comes after each of the parts it computes. what, hint: for people. Another
+    process that wants rows of the same store waits until this one is done, and then finds them.
+    Whenever this is closed, what was computed is kept. Raises SaveError if the disk is too small,
+    before anything is written to it, MissingError if rows lack and the cache cannot be written.
     """
     folder = store_folder(description)
     shards = list(read_shards(folder))
@@ -245,12 +243,15 @@ def filling(
         # The same picture twice is one row.
         _, firsts = np.unique(keys[lacking].view("S32"), return_index=True)
         lacking = lacking[np.sort(firsts)]
-        _refuse_full_disk(folder, len(lacking) * (row_bytes() + KEY.itemsize), what, hint)
         started_at, num_done = perf_counter(), 0
         computation = compute(lacking, rows.engines)
         buffer = _Buffer(folder, computation.engine)
         try:
             for places, values in computation.rows:
+                if not num_done:
+                    # The first part shows how much room a row takes.
+                    num_bytes = len(lacking) * _table(1, values).itemsize
+                    _refuse_full_disk(folder, num_bytes, what, hint)
                 shards += buffer.add(keys[places], values)
                 num_done += len(places)
                 yield PassReport(num_done, len(lacking), perf_counter() - started_at, what)

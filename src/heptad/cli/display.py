@@ -40,7 +40,7 @@ from heptad.reports.words import duration
 from heptad.run_folder import REPORT, is_group
 from heptad.scanning import ScanReport
 from heptad.seed_group import SeedGroup
-from heptad.seeds import SeedReport
+from heptad.seeds import Event, SeedReport
 from heptad.text import one_line
 
 # How often the live line reads the loss: on a GPU, reading it waits for the step.
@@ -54,18 +54,6 @@ MOST_COUNTED = 20
 MOST_IN_MATRIX = 30
 # Of each kind of finding of a scan; all are in its JSON.
 MOST_SHOWN = 5
-
-Event = (
-    SeedReport
-    | PassReport
-    | Prepared
-    | StepReport
-    | EvaluationReport
-    | EpochReport
-    | Run
-    | SeedGroup
-)
-
 
 Result = TypeVar("Result")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from heptad.cli.display import Event, Show, accuracy_text, say, show_next
+from heptad.cli.display import Show, accuracy_text, say, show_next
 from heptad.cli.tables import Cells, show_table
 from heptad.errors import counted
 from heptad.files import as_word
@@ -13,7 +13,7 @@ from heptad.reports.verdict import judge
 from heptad.reports.words import duration, interval_words, percent, points
 from heptad.run_folder import REPORT, SEEDS
 from heptad.seed_group import SeedGroup
-from heptad.seeds import SeedReport
+from heptad.seeds import Event, SeedReport
 
 
 def announcing(console: Console, show: Show) -> Show:

@@ -152,7 +152,6 @@ def opening_pictures(
             description,
             keys,
             compute=lambda lacking, _: Computation("pillow", decode(lacking)),
-            row_bytes=lambda: decoding.channels * size**2,
             what=WHAT,
         )
         seen = yield from _all_seen(paths, known, keys, looked, decoding)

@@ -215,8 +215,6 @@ def computing(
     augmented = [View(sources.train, epoch) for epoch in range(num_views or 0)]
     views = [*plain, *augmented]
     keys = [view.keys() for view in views]
-    trunk.eval()
-    one = torch.zeros(1, dtype=torch.int64)
     shards = yield from filling(
         store,
         np.concatenate(keys),
@@ -229,7 +227,6 @@ def computing(
             engine=engine,
             begun=begun,
         ),
-        row_bytes=lambda: _answer(trunk, views[0].take(one), one, store["dtype"]).nbytes,
         what="the trunk's pass",
         hint="try --feature-dtype float16 or --trunk off",
     )
@@ -306,6 +303,7 @@ def _pass(
     engine: as in `RunOptions`. begun: what computed the rows that are there. A pass that began with
     the trunk rewritten ends so, however little is left; one over few images runs it as it is.
     """
+    trunk.eval()
     image_size = views[0].source.transform.image_size
     batch_size = images_at_a_time(image_size)
     batches = list(_batches(views, lacking, batch_size))

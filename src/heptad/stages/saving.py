@@ -25,7 +25,15 @@ import torch
 from torch import nn
 
 from heptad.errors import DamagedError, RunError, damage_in
-from heptad.files import as_word, digest_of, sha256_of, write_bytes, write_json, writing
+from heptad.files import (
+    as_word,
+    digest_of,
+    read_document,
+    sha256_of,
+    write_bytes,
+    write_json,
+    writing,
+)
 from heptad.measures import calibration, macro_measures, measure_classes, num_in_top
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
@@ -276,16 +284,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
             if unfinished
             else "name the folder that `heptad train` printed",
         )
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged: {error}.") from error
-    if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA:
-        found = metrics.get("schema") if isinstance(metrics, dict) else None
-        raise DamagedError(
-            f"{path} has schema {found!r}; this version of Heptad reads {SCHEMA}.",
-            hint="a newer version may have written it",
-        )
+    metrics = read_document(path, schema=SCHEMA)
     with damage_in(path):
         if sealed(metrics) != metrics:
             raise DamagedError(

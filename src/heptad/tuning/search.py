@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import io
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +12,8 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Self
 
-from heptad.errors import DamagedError, RecipeError, damage_in
-from heptad.files import write_bytes
+from heptad.errors import RecipeError, damage_in
+from heptad.files import read_document, write_bytes
 from heptad.recipe import Recipe, to_toml
 from heptad.records import Figures
 from heptad.run_folder import SEARCH
@@ -168,10 +167,8 @@ def read_search(folder: Path, search: Search) -> dict[str, Any]:
     Raises DamagedError if that cannot be read, RecipeError if it was another search.
     """
     path = folder / SEARCH
+    begun = read_document(path, schema=SCHEMA)
     with damage_in(path):
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun["schema"] != SCHEMA:
-            raise DamagedError(f"{path} has schema {begun['schema']!r}, not {SCHEMA}.")
         # Fields that there were none of then have their defaults.
         recipe = Recipe(**begun["recipe"]).model_dump()
         had = recipe | begun["ranges"] | {"validation": begun["validation"]}
@@ -192,7 +189,7 @@ def read_search(folder: Path, search: Search) -> dict[str, Any]:
             "\n".join(lines),
             hint="a search goes on with its own recipe and ranges; another --out begins a new one",
         )
-    return dict(begun)
+    return begun
 
 
 def save_table(path: Path, search: Search, trials: Sequence[Trial]) -> None:

@@ -22,9 +22,10 @@ from heptad.run_folder import is_group, refuse_search_as_run
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from heptad.cli.display import Event, Show, Where
+    from heptad.cli.display import Show, Where
     from heptad.records import Run
     from heptad.seed_group import SeedGroup
+    from heptad.seeds import Event
 
 logger = logging.getLogger("heptad")
 
