@@ -69,6 +69,7 @@ def test_every_field_is_a_flag(capsys):
             assert f"--{name.replace('_', '-')}" in shown
 
 
+@pytest.mark.slow
 def test_in_a_pipe_a_run_is_plain_lines(train, workplace):
     done = heptad_process(*train, cwd=workplace)
     assert done.returncode == 0, done.stderr

@@ -194,6 +194,7 @@ def rooms(run: Path, *names: str) -> int:
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_warnings_alone(digits, straight, disk, log):
     run = disk.folder / "run"
     here = partial(enter, disk.holder)

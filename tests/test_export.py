@@ -152,6 +152,7 @@ def test_the_command_says_where_the_file_is_and_how_it_compared(small, tmp_path,
     assert said(capsys, "evaluate", run)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_answers_otherwise_is_not_kept(small, tmp_path, monkeypatch, capsys):
     """One weight of the last layer is nudged on the way; what was there before stays."""
 

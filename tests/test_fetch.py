@@ -144,6 +144,7 @@ def test_a_redirect_to_plain_http_is_refused(few, own_cache):
     assert "http is not spoken" in raised.value.hint
 
 
+@pytest.mark.slow
 def test_an_empty_cache_without_network_ends_with_exit_code_6(tmp_path):
     """pip is told to use no index, and the mirror cannot be reached: a proxy that is not there."""
     environment = {

@@ -59,6 +59,7 @@ def trained(data: Path, out: Path, **settings) -> heptad.Run:
     return heptad.train(recipe_of(data, batch_size=4, **settings), options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("validation", "leaks"),
     [

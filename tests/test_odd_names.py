@@ -217,6 +217,7 @@ def test_an_error_names_what_is_meant(trained, workplace):
     assert ":skull:.png is no picture" in said("predict", trained, ":skull:.png")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
 def test_recipe_files_may_have_any_name(name, suffix, digits, workplace):
     recipe = heptad.load_recipe("lenet5", epochs=1, limit=20)

@@ -387,6 +387,7 @@ def test_the_plot_of_a_single_step_can_be_drawn(digits, workplace):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_whole_is_not_there_and_ends_with_3(digits, tmp_path):
     """A limit on the size of files stands for a full disk: weights of 250 kB do not fit."""
 

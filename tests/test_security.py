@@ -785,6 +785,7 @@ def refusal(capsys, values: dict, suffix: str) -> str:
     return error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WRITERS)
 @in_this_folder
 @given(
@@ -847,6 +848,7 @@ def with_a_change(content: bytes, place: int, put: bytes, cut: int) -> bytes:
     return content[:place] + put + content[place + cut :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WRITERS)
 @in_this_folder
 @given(

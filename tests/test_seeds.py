@@ -624,6 +624,7 @@ def test_runs_are_not_added_from_start_weights_that_were_trained_anew(from_hw, c
     assert main(["verify", "group"]) == 0
 
 
+@pytest.mark.slow
 def test_a_group_mixed_of_different_start_weights_is_not_called_whole(from_hw, capsys):
     shutil.rmtree("group/seed-1")
     alone = [*from_hw[:-1], "--seed", "1"]
@@ -637,6 +638,7 @@ def test_a_group_mixed_of_different_start_weights_is_not_called_whole(from_hw, c
     assert main([*from_hw, "2", "--resume"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "said"), [("train", "images or labels"), ("test", "test images")])
 def test_runs_are_not_added_on_other_images(mnist, digits, workplace, capsys, part, said):
     shutil.copytree(digits, "digits")

@@ -217,6 +217,7 @@ def memory_mb(served) -> float:
     return peak / 1024
 
 
+@pytest.mark.slow
 def test_a_gigabyte_is_refused_by_what_it_says_it_is(served):
     with served.connected() as connection:
         connection.sendall(
@@ -226,6 +227,7 @@ def test_a_gigabyte_is_refused_by_what_it_says_it_is(served):
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_a_body_without_end_is_cut_off_and_takes_no_memory(served):
     """Sent in chunks, of which nobody says how many will come."""

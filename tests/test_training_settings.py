@@ -330,6 +330,7 @@ def test_features_before_held_layers_are_those_of_frozen_ones(small):
     assert heptad.prepare(recipe.changed(batchnorm="held")).num_computed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

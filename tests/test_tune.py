@@ -239,6 +239,7 @@ def test_settings_that_were_tried_before_are_not_trained_again(recipe, workplace
         assert first.repeats is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ranges",
     [

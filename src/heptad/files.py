@@ -66,13 +66,15 @@ def read_document(path: Path, *, schema: int, hint: str = "") -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged: {error}.", hint=hint) from error
-    found = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        raise DamagedError(f"{path} is damaged: it holds no table of fields.", hint=hint)
+    found = document.get("schema")
     if found != schema:
         raise DamagedError(
             f"{path} has schema {found!r}; this version of Heptad reads {schema}.",
             hint="a newer version may have written it",
         )
-    return dict(document)
+    return document
 
 
 def cache_folder() -> Path:
