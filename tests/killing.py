@@ -10,6 +10,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,19 +78,82 @@ def _forked(
     os._exit(main(words))
 
 
-def fork(words: list[str], log: Path, *preparations: Callable[[], None]) -> multiprocessing.Process:
+def fork(
+    words: list[str],
+    log: Path,
+    *preparations: Callable[[], None],
+    environment: dict[str, str] | None = None,
+) -> multiprocessing.Process:
     """Carry out a command in a process that starts quickly; what it prints goes into `log`.
 
     preparations: what the process does first, such as a `functools.partial` of `at_file_call`.
+    environment: what is added to this process's own.
     """
-    process = FORKS.Process(target=_forked, args=(words, str(log), dict(os.environ), preparations))
+    variables = {**os.environ, **(environment or {})}
+    process = FORKS.Process(target=_forked, args=(words, str(log), variables, preparations))
     process.start()
     return process
+
+
+def rank_variables(world_size: int) -> list[dict[str, str]]:
+    """Give what torchrun tells each of so many processes of this machine, with a port of theirs."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return [
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "these tests",
+        }
+        for rank in range(world_size)
+    ]
+
+
+def fork_ranks(
+    words: list[str],
+    logs: Path,
+    *,
+    world_size: int = 2,
+    on: dict[int, tuple[Callable[[], None], ...]] | None = None,
+    more: dict[int, list[str]] | None = None,
+    **environment: str,
+) -> list[multiprocessing.Process]:
+    """Carry out a command in several ranks, as torchrun starts them; rank 1 prints into logs/1.
+
+    on: preparations of single ranks. more: words that single ranks get alone.
+    """
+    logs.mkdir(exist_ok=True)
+    return [
+        fork(
+            [*words, *(more or {}).get(rank, [])],
+            logs / str(rank),
+            *(on or {}).get(rank, ()),
+            environment=variables | environment,
+        )
+        for rank, variables in enumerate(rank_variables(world_size))
+    ]
+
+
+def codes_of(processes: list[multiprocessing.Process]) -> list[int]:
+    """Wait for processes to end, and give their exit codes."""
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def send(number: int) -> None:
     """Have this process send itself a signal."""
     os.kill(os.getpid(), number)
+
+
+def set_variable(name: str, value: str) -> None:
+    """Give this process another variable of the environment."""
+    os.environ[name] = value
 
 
 def hang() -> None:
@@ -127,10 +191,15 @@ def at_forward(number: int, act: Callable[[], None], *, training: bool = True) -
 
     count = itertools.count(1)
 
-    def before(module, _) -> None:
+    def before(module, inputs) -> None:
         # The images themselves go into the first layer alone.
         is_first = isinstance(module, torch.nn.Conv2d) and module.in_channels in (1, 3)
-        if is_first and torch.is_grad_enabled() == training and next(count) == number:
+        if (
+            is_first
+            and len(inputs[0])
+            and torch.is_grad_enabled() == training
+            and next(count) == number
+        ):
             act()
 
     torch.nn.modules.module.register_module_forward_pre_hook(before)

@@ -7,21 +7,30 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from heptad.architectures import find_architecture
-from heptad.checkpoints.keeping import Keeper, begin, find_resume
+from heptad.checkpoints.keeping import Keeper, Resume, begin, find_resume
 from heptad.cycle_state import Best, Cycle, Opened
-from heptad.errors import FrozenError, NotFiniteError, RecipeError
+from heptad.distributed import (
+    ALONE,
+    Ranks,
+    joined,
+    local_rank,
+    lost_ranks_said,
+    met,
+)
+from heptad.errors import DataError, FrozenError, NotFiniteError, RankError, RecipeError
 from heptad.event_log import check_tensorboard
 from heptad.features.statistics import recalibrate
 from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
@@ -41,7 +50,7 @@ from heptad.records import (
     Scores,
     StepReport,
 )
-from heptad.run_folder import check_output, claimed
+from heptad.run_folder import check_output, claimed, is_restart_of, refuse_unnamed_output
 from heptad.schedules import rate_at
 from heptad.stages import saving
 from heptad.stages.data import (
@@ -62,6 +71,7 @@ from heptad.stages.model import (
     moving_buffers,
     rate_groups,
     refuse_lone_images,
+    state_digests,
 )
 from heptad.stages.objective import LOSSES, configure_objective
 from heptad.stages.training import train_steps
@@ -76,16 +86,18 @@ def preparing(
     *,
     sources: Sources | None = None,
     network: nn.Module | None = None,
+    ranks: Ranks = ALONE,
 ) -> Generator[PassReport | Cycle, None, None]:
     """Carry out stages 1 to 4; yield after each batch of the trunk's pass, and last the cycle.
 
     What the names in the recipe mean is looked up before any data or weights are fetched. Sources
-    and network that are given are used instead of being opened or built.
+    and network that are given are used instead of being opened or built. ranks: the processes that
+    do so together; each has all of the images, and computes its share of the features.
     """
     architecture, _ = check_model(recipe)
     check_transform(recipe)
     # Stage 1, device
-    device = pick_device(options.device, threads=options.threads)
+    device = pick_device(options.device, threads=options.threads, local_rank=local_rank())
     # Stage 2, data
     if sources is None:
         sources = yield from opening(recipe, device=device, memory=0)
@@ -93,12 +105,17 @@ def preparing(
     num_classes, num_images = len(sources.train.classes), len(sources.train.labels)
     whole = build_model(recipe, num_classes=num_classes, device=device, network=network)
     refuse_lone_images(whole, num_images=num_images, batch_size=recipe.batch_size)
+    _refuse_ranks(ranks, whole, num_images)
     start = frozen_digests(whole)
     statistics = ""
     if recipe.batchnorm == "recalibrated":
-        statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
+        with ranks.first_before_others():
+            statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
     # The trunk, if there is one, runs here, once; the head alone is trained.
     data = sources.data or fingerprint(sources)
+    if not ranks.is_alone:
+        weights_now = digest_of(state_digests(whole))
+        ranks.refuse_differences({"the data's SHA-256": data, "the weights' SHA-256": weights_now})
     if sources.data is None:
         sources = replace(sources, data=data)
     started_at, num_computed = perf_counter(), 0
@@ -118,6 +135,7 @@ def preparing(
             store,
             num_views=recipe.views,
             engine=options.engine,
+            ranks=ranks,
         )
         # Closed at once when this is: what an interrupted pass has computed is kept.
         with closing(trunk_pass):
@@ -131,7 +149,7 @@ def preparing(
     else:
         sources = sources.resized_if_they_fit(options.memory)
     trunk_seconds = perf_counter() - started_at if split else 0.0
-    if split or sources.pictures:
+    if (split or sources.pictures) and ranks.is_first:
         make_room(options.cache_size)
     # Stage 4, objective
     objective = _objective(recipe, whole, sources)
@@ -150,7 +168,24 @@ def preparing(
         features=features_digest(sources) if split else "",
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
+        ranks=ranks,
     )
+
+
+def _refuse_ranks(ranks: Ranks, model: Model, num_images: int) -> None:
+    """Raise an error for what several ranks cannot train together as one would alone."""
+    if num_images < ranks.world_size:
+        raise DataError(
+            f"there are {num_images} training images for {ranks.world_size} ranks.",
+            hint="start at most as many ranks as there are images",
+        )
+    moving = sorted(moving_buffers(model))
+    if moving and not ranks.is_alone:
+        raise RecipeError(
+            f"{len(moving)} statistics of BatchNorm would move, {moving[0]} among them, and each of"
+            f" {ranks.world_size} ranks sees its own images alone.",
+            hint="batchnorm frozen or held keeps them as they are; or train in one process",
+        )
 
 
 def prepare(
@@ -255,9 +290,10 @@ def steps(cycle: Cycle, stop: Position) -> Iterator[StepReport]:
         batches = training_batches(cycle.sources.train, cycle.recipe, cycle.at, cycle.ranks)
         try:
             for batch, loss in train_steps(
-                cycle.model,
+                cycle.shared_model,
                 _with_derived_draws(cycle, _at_their_rates(cycle, batches)),
                 cycle.objective,
+                cycle.ranks,
             ):
                 epoch = cycle.at.epoch
                 if cycle.at.num_seen == 0:
@@ -398,7 +434,7 @@ def _evaluation(cycle: Cycle, epoch: int) -> Iterator[EvaluationReport]:
     """Score the images that were not scored yet since the last step."""
     part, source = cycle.scored
     batches = ordered_batches(source, cycle.recipe, cycle.ranks, start=cycle.tally.num_images)
-    for answers in score_batches(cycle.model, batches):
+    for answers in score_batches(cycle.model, batches, cycle.ranks):
         cycle.tally.add(answers)
         yield EvaluationReport(epoch, cycle.tally.num_images, len(source.labels), part)
 
@@ -451,22 +487,32 @@ def run(
     saves all that a resume needs. What is left open at the end of the program saves nothing more.
     With `options.resume` the run goes on from its newest whole checkpoint, to the bit; one that is
     finished is given as it is. Sources that are `opened` are used, if those of another seed serve,
-    and left there for the next run. Raises FrozenError if anything moved that is not in the trained
-    part, SaveError if a result could not be written.
+    and left there for the next run. Under a launcher (`torchrun`) rank 0 alone writes, and all get
+    the run. Raises FrozenError if anything moved that is not in the trained part, SaveError if a
+    result could not be written, RankError if another rank is lost.
     """
     started_at = perf_counter()
-    check_output(recipe, options)
-    if options.tensorboard:
-        check_tensorboard()
-    with claimed(recipe, options) as folder:
-        found = find_resume(folder, recipe) if options.resume else None
+    refuse_unnamed_output(options)
+    with joined(options.rank_timeout) as ranks, ExitStack() as claim:
+        ranks.refuse_differences(_what_all_must_have(recipe, options))
+
+        def begin_or_find() -> tuple[Path, Resume | Run | None]:
+            goes_on = options.resume or is_restart_of(options)
+            own = options.changed(resume=goes_on)
+            check_output(recipe, own)
+            if options.tensorboard:
+                check_tensorboard()
+            folder = claim.enter_context(claimed(recipe, own))
+            return folder, find_resume(folder, recipe) if goes_on else None
+
+        folder, found = ranks.by_first(begin_or_find)
         if isinstance(found, Run):
             yield found
             return
         if found and options.threads is None:
             options = options.changed(threads=found.threads)
         given = opened.take(recipe) if opened else None
-        with closing(preparing(recipe, options, sources=given)) as stages:
+        with closing(preparing(recipe, options, sources=given, ranks=ranks)) as stages:
             for made in stages:
                 if isinstance(made, PassReport):
                     yield made
@@ -476,20 +522,54 @@ def run(
             opened.keep(cycle)
         keeper = begin(cycle, folder, options, found, started_at=started_at)
         try:
-            yield _prepared(cycle, folder, found.step if found else None)
-            for report in progress(cycle):
-                keeper.note(report)
-                yield report
+            with lost_ranks_said():
+                yield _prepared(cycle, folder, found.step if found else None)
+                for report in progress(cycle):
+                    if keeper:
+                        keeper.note(report)
+                    yield report
         except GeneratorExit:
-            keeper.save()
+            if keeper:
+                keeper.save()
+            # Whoever ends earlier may have the launcher end the one that saves.
+            ranks.wait()
+            raise
+        except RankError:
+            # The others stopped in a step, which this one has not taken.
+            if keeper:
+                keeper.save()
             raise
         except NotFiniteError as error:
-            keeper.log.note(error)
+            if keeper:
+                keeper.log.note(error)
             raise
         refuse_moved(cycle)
-        keeper.save_at_the_end()
-        # Stage 7, saving
-        yield _save(cycle, folder, keeper, save=options.save)
+
+        def finish() -> Run:
+            assert keeper
+            keeper.save_at_the_end()
+            # Stage 7, saving
+            return _save(cycle, folder, keeper, save=options.save)
+
+        yield ranks.by_first(finish)
+
+
+def agreed(report: object, number: int | None) -> int | None:
+    """Give what all ranks know by a report: the largest number that one of them has, or None.
+
+    How a signal that came to one of them stops all at the same step. Only where all have the same
+    report; in a pass, where each has its own, it stays with the one.
+    """
+    if not isinstance(report, Prepared | StepReport | EvaluationReport | EpochReport):
+        return number
+    with lost_ranks_said():
+        return met().largest(number or 0) or None
+
+
+def _what_all_must_have(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
+    """Name what ranks that train together have in common; each may have its own device."""
+    settings = {**recipe.model_dump(), **options.model_dump(exclude={"device", "threads"})}
+    return {**settings, **saving.package_versions()}
 
 
 def refuse_moved(cycle: Cycle) -> None:
@@ -573,7 +653,7 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
                 "computed_features": cycle.num_computed,
                 "resumed_from": keeper.resumed_from,
                 "checkpoint_seconds": keeper.checkpoint_seconds,
-                "rank_images": [cycle.num_images],
+                "rank_images": cycle.ranks.share_sizes(cycle.num_images, cycle.recipe.batch_size),
             },
         },
     )

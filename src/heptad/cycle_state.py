@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heptad.distributed import ALONE, Ranks
 from heptad.recipe import Recipe
@@ -101,6 +102,12 @@ class Cycle:
     def __post_init__(self) -> None:
         if self.recipe.averaging and self.average is None:
             self.average = {name: value.clone() for name, value in self.moved().items()}
+
+    @cached_property
+    def shared_model(self) -> nn.Module:
+        """The model as the loop calls it: with several ranks, they share its gradients."""
+        none = torch.empty(0, dtype=torch.int64)
+        return self.ranks.parallel(self.model, lambda: self.sources.train.take(none, None))
 
     @property
     def is_trained(self) -> bool:

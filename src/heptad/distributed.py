@@ -1,11 +1,40 @@
-"""Which of how many processes one is: rank 0 of 1 unless the caller says otherwise."""
+"""The processes that train together: which one this is, and what they tell one another.
+
+A process alone has nobody to ask, and everything here is trivial for it. Under `torchrun` they are
+the ranks of `torch.distributed`, and each does the same things in the same order. One that ends
+takes the others with it: they learn of it in whatever they next do together.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from heptad.errors import HeptadError, MissingError, RankError, RecipeError, UnusableError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Items = TypeVar("Items")
+Value = TypeVar("Value")
+
+# What a launcher tells each of its processes; without all of these there is none.
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# A network file system may show a new file a little later elsewhere.
+SEEN_WITHIN_S = 10.0
+LOOK_INTERVAL_S = 0.2
+# In the words of gloo and NCCL: another process ended, or did not answer.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
 
 
 @dataclass(frozen=True)
@@ -15,6 +44,16 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other."""
+        return self.world_size == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes: the run's folder is rank 0's."""
+        return self.rank == 0
+
     def share(self, items: Items) -> Items:
         """Take this rank's part of a batch, every `world_size`-th item; perhaps none.
 
@@ -22,5 +61,309 @@ class Ranks:
         """
         return items[self.rank :: self.world_size]  # type: ignore[index, no-any-return]
 
+    def share_sizes(self, num_items: int, batch_size: int) -> list[int]:
+        """Count the items of each rank's part of all batches together."""
+        whole, rest = divmod(num_items, batch_size)
+        return [
+            whole * len(range(rank, batch_size, self.world_size))
+            + len(range(rank, rest, self.world_size))
+            for rank in range(self.world_size)
+        ]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up what each rank has, number by number; all get the same bits."""
+        if self.is_alone:
+            return values
+        total = values.detach().clone()
+        _dist().all_reduce(total)
+        return total
+
+    def merged(self, share: Tensor, num_items: int) -> Tensor:
+        """Put the parts [n, ...] that `share` made of a batch together again: [num_items, ...]."""
+        if self.is_alone:
+            return share
+        num_rows = -(-num_items // self.world_size)
+        padded = share.new_zeros(num_rows, *share.shape[1:])
+        padded[: len(share)] = share
+        parts = [padded.new_empty(padded.shape) for _ in range(self.world_size)]
+        _dist().all_gather(parts, padded)
+        import torch
+
+        # Row j of rank r was item j * world_size + r; what was padded is behind all items.
+        return torch.stack(parts, 1).flatten(0, 1)[:num_items]
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Give what each rank has, by rank; any value that can be pickled."""
+        if self.is_alone:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        _dist().all_gather_object(values, value)
+        return values
+
+    def largest(self, number: int) -> int:
+        """Give the largest of the numbers that the ranks have."""
+        if self.is_alone:
+            return number
+        import torch
+
+        most = torch.tensor(number)
+        _dist().all_reduce(most, op=_dist().ReduceOp.MAX)
+        return int(most)
+
+    def by_first(self, work: Callable[[], Value]) -> Value:
+        """Have rank 0 alone do some work; all get what it gave, once it is done.
+
+        What a HeptadError of it says is raised everywhere, as a RankError elsewhere.
+        """
+        if self.is_alone:
+            return work()
+        told: list[Any] = [None]
+        if self.is_first:
+            # Whatever else is raised ends this process, and the others learn of that.
+            try:
+                told = [(work(), None)]
+            except HeptadError as error:
+                told = [(None, (f"rank 0: {error.message}", error.hint, error.exit_code))]
+                _dist().broadcast_object_list(told, src=0)
+                raise
+        _dist().broadcast_object_list(told, src=0)
+        value, refusal = told[0]
+        if refusal:
+            message, hint, exit_code = refusal
+            raise RankError(message, hint=hint, exit_code=exit_code)
+        given: Value = value
+        return given
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.largest(0)
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Let rank 0 carry out the block before the others do, who may find what it kept."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def parallel(self, model: nn.Module, nothing: Callable[[], Tensor]) -> nn.Module:
+        """Give a model whose gradients are, after each backward pass, their mean over the ranks.
+
+        nothing: gives inputs [0, ...] of the model.
+        """
+        if self.is_alone:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        with warnings.catch_warnings():
+            # Releases before 2.14 know no other word for it.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            shared = DistributedDataParallel(model, broadcast_buffers=False, init_sync=False)
+        # How gradients are put together for the exchange is settled in the first pass, and a sum of
+        # three numbers depends on it: without this one, a resume would differ in the last bits.
+        shared(nothing()).sum().backward()
+        model.zero_grad()
+        return shared
+
+    def refuse_differences(self, facts: Mapping[str, Any]) -> None:
+        """Raise UnusableError, on every rank, where one has other facts than rank 0."""
+        everywhere = self.gathered((socket.gethostname(), dict(facts)))
+        host, expected = everywhere[0]
+        lines = [
+            f"{name} is {found[name]} on rank {rank} ({other}), but {value} on rank 0 ({host})."
+            for rank, (other, found) in enumerate(everywhere)
+            for name, value in expected.items()
+            if found[name] != value
+        ]
+        if lines:
+            raise UnusableError(
+                "\n".join(lines),
+                hint="all ranks are started with the same command, versions, data and weights",
+            )
+
+    def refuse_other_folders(self, folder: Path, what: str) -> None:
+        """Raise MissingError, on every rank, unless all see one and the same folder, which exists.
+
+        what: for people, what the folder is for.
+        """
+        if self.is_alone:
+            return
+
+        def leave_a_sign() -> Path:
+            path = folder / f".seen-{secrets.token_hex(8)}"
+            path.touch()
+            return path
+
+        sign = self.by_first(leave_a_sign)
+        # By its own name for the folder: caches may be mounted elsewhere on other machines.
+        places = self.gathered(
+            (_appears(folder / sign.name), f"{folder} on {socket.gethostname()}")
+        )
+        if self.is_first:
+            sign.unlink(missing_ok=True)
+        blind = [f"rank {rank} ({place})" for rank, (sees, place) in enumerate(places) if not sees]
+        if blind:
+            raise MissingError(
+                f"{what} needs one folder that all ranks see, but {', '.join(blind)}"
+                f" {'does' if len(blind) == 1 else 'do'} not see what rank 0 writes into"
+                f" {places[0][1]}.",
+                hint="set HEPTAD_HOME to a folder of a shared file system on every machine",
+            )
+
 
 ALONE = Ranks()
+
+
+def _appears(path: Path) -> bool:
+    until = monotonic() + SEEN_WITHIN_S
+    while not path.exists():
+        if monotonic() > until:
+            return False
+        sleep(LOOK_INTERVAL_S)
+    return True
+
+
+def launched() -> Ranks:
+    """Give what the launcher says of this process, whether or not the ranks have met; no torch.
+
+    Raises RecipeError if it says nonsense.
+    """
+    if not all(os.environ.get(name) for name in LAUNCHED):
+        return ALONE
+    try:
+        found = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    except ValueError:
+        found = Ranks(-1)
+    if not 0 <= found.rank < found.world_size:
+        raise RecipeError(
+            f"RANK is {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']}; allowed: a"
+            " whole number from 0, below the second one.",
+            hint="start the ranks with torchrun, which sets both",
+        )
+    return found
+
+
+def local_rank() -> int | None:
+    """Give the number of this process among those of its machine; None for a process alone."""
+    if launched().is_alone:
+        return None
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launch_name() -> str | None:
+    """Name the launch of this process, the same one after each of its restarts; None for none."""
+    if launched().is_alone and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    # What torchrun says if nobody named the launch: its own process is then all there is.
+    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
+
+
+def is_restarted() -> bool:
+    """Tell whether the launcher has started these processes before, and one of them failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def met() -> Ranks:
+    """Give this process among those that it has joined: alone, unless within `joined`."""
+    import sys
+
+    # Whoever joined has imported it.
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return ALONE
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def refuse_launched(what: str) -> None:
+    """Raise RecipeError if a launcher started several processes for what one does alone."""
+    ranks = launched()
+    if not ranks.is_alone:
+        raise RecipeError(
+            f"{what} is the work of one process, but {ranks.world_size} were launched.",
+            hint="several ranks can carry out `heptad train` and `heptad resume` of one run",
+        )
+
+
+@contextmanager
+def joined(timeout_s: int) -> Iterator[Ranks]:
+    """Meet the other ranks that a launcher started, until the block ends; alone without one.
+
+    timeout_s: how long to wait for others, here and in whatever is done together. Raises RankError
+    if they do not come, or end or do not answer while the block is carried out, MissingError if the
+    port is taken.
+    """
+    ranks = launched()
+    if ranks.is_alone:
+        yield ranks
+        return
+    import torch
+
+    dist = _dist()
+    _keep_to_this_machine()
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(local_rank() or 0)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        timeout = timedelta(seconds=timeout_s)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # One store for all restarts (pytorch#135712): where ranks of an earlier one listened
+            # still stands in it, and sooner or later somebody would wait for them.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"restart {attempt}", store)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+        )
+    except (RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or errno.errorcode[errno.EADDRINUSE] in str(error):
+            raise MissingError(
+                f"the ranks cannot meet at {where}: the port is in use.",
+                hint="torchrun --standalone takes a free one; else choose another --master-port",
+            ) from error
+        raise RankError(
+            f"rank {ranks.rank} waited {timeout_s} s at {where}, and not all {ranks.world_size}"
+            f" ranks came: {_first_line(error)}",
+            hint="see what became of the others; --rank-timeout waits longer",
+        ) from error
+    try:
+        with lost_ranks_said():
+            yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def lost_ranks_said() -> Iterator[None]:
+    """Turn what PyTorch raises when another rank is gone into a RankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, _dist().DistError) or any(w in str(error) for w in LOST)
+        if not is_lost:
+            raise
+        raise RankError(
+            f"another rank ended, or did not answer: {_first_line(error)}",
+            hint="if it ended by an error, its own message says why",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _keep_to_this_machine() -> None:
+    """Let ranks that are all on one machine listen there alone: what they say is not protected."""
+    names = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
+    loopback = next((name for name in ("lo", "lo0") if name in names), None)
+    if loopback and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+
+
+def _dist() -> Any:
+    import torch.distributed
+
+    return torch.distributed

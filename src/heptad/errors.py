@@ -94,6 +94,18 @@ class MissingError(HeptadError):
     exit_code = 6
 
 
+class RankError(MissingError):
+    """Another rank ended, or did not answer.
+
+    exit_code: of rank 0, which says itself what was wrong, where that `is_said`.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.is_said = exit_code is not None
+        self.exit_code = exit_code or type(self).exit_code
+
+
 @contextmanager
 def damage_in(path: object) -> Iterator[None]:
     """Turn whatever reading a document of ours raises into the news that `path` is damaged."""

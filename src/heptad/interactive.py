@@ -73,7 +73,7 @@ def _watch(work: Generator[Any, None, None], result: type[Result], *, progress: 
                 folder = group or event.folder
             elif isinstance(event, StepReport):
                 place = event.step
-            if asked.came:
+            if cycle.agreed(event, int(asked.came)):
                 # Closed here, a run saves all that it needs to go on.
                 events.close()
                 done = f"after step {place}" if place else "before a step of this session"

@@ -451,6 +451,13 @@ class RunOptions(Settings):
         description="Go on with what the run folder holds, to the bit, or start if nothing was "
         "saved there yet.",
     )
+    rank_timeout: int = Field(
+        1800,
+        ge=1,
+        le=86_400,
+        description="Under a launcher: how many seconds the processes wait for one another, also at"
+        " the end of the trunk's pass.",
+    )
     checkpoint_every: str = Field(
         "60s",
         pattern=r"^[1-9][0-9]{0,8}s?$",

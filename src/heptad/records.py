@@ -51,8 +51,9 @@ class Position:
 START = Position()
 
 
-# Takes logits [N, K] and labels [N]; gives the mean over the images, in nats.
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Takes logits [N, K] and labels [N]; gives the mean over the images, in nats, or with
+# reduction="sum" their sum.
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class Objective:
     """The loss to minimise and the optimizer that does it.
 
     gradient_clip: largest norm of the gradient of all that the optimizer moves; none if None.
+    class_weights: of the classes [K], by which the loss weighs images; all alike if None.
     """
 
     loss: Loss
     optimizer: Optimizer
     gradient_clip: float | None = None
+    class_weights: Tensor | None = None
 
     @property
     def trained(self) -> list[Parameter]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from heptad.distributed import is_restarted, launch_name, launched
 from heptad.errors import (
     MissingError,
     OutputError,
@@ -23,7 +24,14 @@ from heptad.errors import (
     WeightsError,
     counted,
 )
-from heptad.files import UNFINISHED, as_word, remove_leftovers, try_lock, user_path
+from heptad.files import (
+    UNFINISHED,
+    as_word,
+    remove_leftovers,
+    try_lock,
+    user_path,
+    write_bytes,
+)
 from heptad.recipe import Recipe, RunOptions
 
 logger = logging.getLogger("heptad")
@@ -48,6 +56,7 @@ SIGNS = ("recipe.json", "metrics.json")
 RUNS_FOLDER = Path("runs")
 CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"
+LAUNCH = ".heptad-launch"
 MOST_TRIES = 100
 # What file systems answer that know no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -70,6 +79,38 @@ def check_output(recipe: Recipe, options: RunOptions) -> None:
             hint="name it with --out, or use `heptad resume RUN`",
         )
     check_place(options.out)
+
+
+def refuse_unnamed_output(options: RunOptions) -> None:
+    """Raise RecipeError if several processes would have to agree on a folder that nobody named."""
+    if options.out is None and not launched().is_alone:
+        raise RecipeError(
+            "several ranks train together, but no run folder is named.",
+            hint="name it with --out; they all must have the same",
+        )
+
+
+def is_restart_of(options: RunOptions) -> bool:
+    """Tell whether a launcher that restarted its processes had begun the run in `out` with them.
+
+    A run of anybody else's is not gone on with, however often the launcher tries.
+    """
+    if not is_restarted() or options.out is None:
+        return False
+    try:
+        return (user_path(options.out) / LAUNCH).read_text(encoding="utf-8") == launch_name()
+    except (OSError, ValueError):
+        return False
+
+
+def note_launch(folder: Path) -> None:
+    """Note in a run's folder what launched it, for `is_restart_of`; before anything else is there.
+
+    Equal runs are equal whatever launched them: it is none of their files.
+    """
+    name = launch_name()
+    if name:
+        write_bytes(folder / LAUNCH, name.encode())
 
 
 def check_place(out: str | None) -> None:

@@ -18,6 +18,7 @@ import torch
 from heptad import cycle
 from heptad.checkpoints.snapshot import refuse_other_recipe
 from heptad.cycle_state import Cycle, Opened
+from heptad.distributed import refuse_launched
 from heptad.errors import (
     DamagedError,
     HeptadError,
@@ -69,6 +70,7 @@ def run_seeds(
     `out` was begun with another recipe, or with more seeds; RunError if a run would begin, before
     it does, from other weights or images than those that are there.
     """
+    refuse_launched("training with several seeds")
     seeds = seeds_of(recipe, num_seeds)
     check_output(recipe, options)
     threads = torch.get_num_threads()

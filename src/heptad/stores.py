@@ -15,6 +15,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heptad.distributed import ALONE, Ranks
 from heptad.errors import SaveError, UnusableError
 from heptad.files import (
     cache_folder,
@@ -214,37 +216,58 @@ class Computation:
     rows: Computed
 
 
+@dataclass(frozen=True)
+class Lacking:
+    """The rows to compute: their places, this rank's share of how many, what computed the others.
+
+    engines: of the rows of the store that are wanted and there already.
+    """
+
+    places: NDArray[np.int64]
+    num_in_all: int
+    engines: tuple[str, ...]
+
+
 def filling(
     description: Mapping[str, Any],
     keys: NDArray[np.void],
     *,
-    compute: Callable[[NDArray[np.int64], tuple[str, ...]], Computation],
+    compute: Callable[[Lacking], Computation],
     what: str,
     hint: str = "",
+    ranks: Ranks = ALONE,
 ) -> Generator[PassReport, None, tuple[Shard, ...]]:
     """Compute the rows that a store lacks of the images named `keys`; return shards with them all.
 
-    compute: takes the places in `keys` to compute, and what computed the rows that are there
-    already. A report comes after each of the parts it computes. what, hint: for people. Another
-    process that wants rows of the same store waits until this one is done, and then finds them.
-    Whenever this is closed, what was computed is kept. Raises SaveError if the disk is too small,
-    before anything is written to it, MissingError if rows lack and the cache cannot be written.
+    compute: takes what to compute. A report comes after each of the parts it computes. what, hint:
+    for people. Another process that wants rows of the same store waits until this one is done, and
+    then finds them. ranks: the processes that do this together, each computing a share; they must
+    have the folder in common. Whenever this is closed, what was computed is kept. Raises SaveError
+    if the disk is too small, before anything is written to it, MissingError if rows lack and the
+    cache cannot be written, or is not the same folder on all ranks.
     """
     folder = store_folder(description)
     shards = list(read_shards(folder))
-    if not len(find_rows(shards, keys)[1]):
+    if not ranks.largest(len(find_rows(shards, keys)[1])):
         return tuple(shards)
-    with locked(folder, waiting_for="another run that fills it"):
+    with ExitStack() as lock:
+
+        def begin() -> tuple[NDArray[np.int64], tuple[str, ...]]:
+            lock.enter_context(locked(folder, waiting_for="another run that fills it"))
+            write_json(folder / "store.json", description)
+            # Whoever held the lock before may have computed these very rows.
+            shards[:] = read_shards(folder)
+            rows, lacking = find_rows(shards, keys)
+            # The same picture twice is one row.
+            _, firsts = np.unique(keys[lacking].view("S32"), return_index=True)
+            return lacking[np.sort(firsts)], rows.engines
+
+        lacking, engines = ranks.by_first(begin)
+        ranks.refuse_other_folders(folder, what)
         held = hold(folder)
-        write_json(folder / "store.json", description)
-        # Whoever held the lock before may have computed these very rows.
-        shards = list(read_shards(folder))
-        rows, lacking = find_rows(shards, keys)
-        # The same picture twice is one row.
-        _, firsts = np.unique(keys[lacking].view("S32"), return_index=True)
-        lacking = lacking[np.sort(firsts)]
         started_at, num_done = perf_counter(), 0
-        computation = compute(lacking, rows.engines)
+        own = ranks.share(lacking)
+        computation = compute(Lacking(own, num_in_all=len(lacking), engines=engines))
         buffer = _Buffer(folder, computation.engine)
         try:
             for places, values in computation.rows:
@@ -254,10 +277,15 @@ def filling(
                     _refuse_full_disk(folder, num_bytes, what, hint)
                 shards += buffer.add(keys[places], values)
                 num_done += len(places)
-                yield PassReport(num_done, len(lacking), perf_counter() - started_at, what)
+                # The others are taken to be as far as this one.
+                num_in_all = num_done * len(lacking) // len(own)
+                yield PassReport(num_in_all, len(lacking), perf_counter() - started_at, what)
         finally:
             # Stopped in between, by whatever: what was computed is kept.
             shards += buffer.write()
+        ranks.wait()
+        if not ranks.is_alone:
+            shards = list(read_shards(folder))
         if held:
             held.release()
     return tuple(shards)

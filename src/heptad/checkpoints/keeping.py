@@ -23,7 +23,7 @@ from heptad.finished import read_run
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
-from heptad.run_folder import CHECKPOINTS
+from heptad.run_folder import CHECKPOINTS, note_launch
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
 from heptad.stages.saving import PICTURES, environment, read_metrics
 
@@ -217,17 +217,23 @@ class Keeper:
 
 def begin(
     cycle: Cycle, folder: Path, options: RunOptions, found: Resume | None, *, started_at: float
-) -> Keeper:
-    """Write down what the run is and open its log; bring the cycle to where a resume goes on.
+) -> Keeper | None:
+    """Bring the cycle to where a resume goes on; write down what the run is and open its log.
 
-    started_at: of the whole cycle. Errors as in `put_back`: nothing in the folder was changed then.
+    Gives what keeps the run from here on; None on another rank than the first, which writes
+    nothing. started_at: of the whole cycle. Errors as in `put_back`: nothing in the folder was
+    changed then.
     """
     epochs: list[EpochReport] = []
     if found:
-        for difference in put_back(cycle, found.checkpoint):
+        differences = put_back(cycle, found.checkpoint)
+        for difference in differences if cycle.ranks.is_first else ():
             logger.warning("going on with other sums in the last bits: %s", difference)
         epochs = _restore_log(cycle, found)
         cycle.train_seconds, cycle.test_seconds = found.seconds["train"], found.seconds["test"]
+    if not cycle.ranks.is_first:
+        return None
+    note_launch(folder)
     write_json(folder / "recipe.json", cycle.recipe.model_dump())
     write_json(folder / "environment.json", environment())
     if cycle.sources.pictures:

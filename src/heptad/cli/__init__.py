@@ -19,10 +19,21 @@ from cyclopts import CycloptsError
 from heptad.cli.commands import app
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole, is_unheard, leave_dead_streams, open_closed_streams
-from heptad.errors import HeptadError, MissingError, SaveError, UnusableError, is_of_memory
+from heptad.distributed import Ranks, launched, refuse_launched
+from heptad.errors import (
+    HeptadError,
+    MissingError,
+    RankError,
+    RecipeError,
+    SaveError,
+    UnusableError,
+    is_of_memory,
+)
 from heptad.text import escape_what_cannot_be_encoded, one_line, printable
 
 BROKEN_PIPE = 141
+# What several processes of a launcher may carry out together.
+AMONG_RANKS = ("train", "resume")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     open_closed_streams()
     escape_what_cannot_be_encoded()
-    _log_to_stderr(logging.WARNING if as_json else logging.INFO)
     try:
+        ranks = launched()
+        _log_to_stderr(_log_level(ranks, as_json=as_json))
+        if words[:1] and words[0] not in AMONG_RANKS:
+            refuse_launched(f"`heptad {words[0]}`")
         with SIGNALS.handled(to_the_end=argv is None):
             # A command that looks into something gives a code where it finds it wrong.
             code = app(words)
@@ -85,15 +99,34 @@ def _fail(error: HeptadError, as_json: bool) -> int:
 
 
 def _say(error: HeptadError, as_json: bool) -> None:
-    if as_json:
+    rank = _rank()
+    if rank and isinstance(error, RankError) and error.is_said:
+        return
+    # Standard output is rank 0's, which prints the one document there is.
+    if as_json and not rank:
         document = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         print(json.dumps({"error": document}), flush=True)
         return
     console = PlainConsole(stderr=True, soft_wrap=True)
-    console.print("error: ", style="bold red", end="")
+    console.print(f"rank {rank}: error: " if rank else "error: ", style="bold red", end="")
     console.print(printable(error.message))
     if error.hint:
         console.print(printable(error.hint), style="dim")
+
+
+def _rank() -> int:
+    try:
+        return launched().rank
+    # That is the error to be said.
+    except RecipeError:
+        return 0
+
+
+def _log_level(ranks: Ranks, *, as_json: bool) -> int:
+    """Rank 0 speaks for all; the others say what ends them."""
+    if not ranks.is_first:
+        return logging.ERROR
+    return logging.WARNING if as_json else logging.INFO
 
 
 def _log_to_stderr(level: int) -> None:

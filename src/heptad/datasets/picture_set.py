@@ -151,7 +151,7 @@ def opening_pictures(
         shards = yield from filling(
             description,
             keys,
-            compute=lambda lacking, _: Computation("pillow", decode(lacking)),
+            compute=lambda lacking: Computation("pillow", decode(lacking.places)),
             what=WHAT,
         )
         seen = yield from _all_seen(paths, known, keys, looked, decoding)

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from heptad.architectures import Architecture, Split
+from heptad.distributed import ALONE, Ranks
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
 from heptad.features.engine import EAGER, REWRITTEN, start_engine
 from heptad.files import Held, digest_of, hold
@@ -31,6 +32,7 @@ from heptad.stages.model import Model
 from heptad.stores import (
     KEY,
     Computation,
+    Lacking,
     Rows,
     Shard,
     filling,
@@ -196,6 +198,7 @@ def computing(
     *,
     num_views: int | None = None,
     engine: str = "auto",
+    ranks: Ranks = ALONE,
 ) -> Generator[PassReport | Sources, None, None]:
     """Give the sources' features, computing only what is not kept; last, sources of features.
 
@@ -218,17 +221,18 @@ def computing(
     shards = yield from filling(
         store,
         np.concatenate(keys),
-        compute=lambda lacking, begun: _pass(
+        compute=lambda lacking: _pass(
             trunk,
             views,
             lacking,
             store["dtype"],
             precision=store["precision"],
             engine=engine,
-            begun=begun,
+            ranks=ranks,
         ),
         what="the trunk's pass",
         hint="try --feature-dtype float16 or --trunk off",
+        ranks=ranks,
     )
     held = hold(store_folder(store))
     parts = [
@@ -291,32 +295,41 @@ def images_at_a_time(image_size: int) -> int:
 def _pass(
     trunk: nn.Module,
     views: Sequence[View],
-    lacking: NDArray[np.int64],
+    lacking: Lacking,
     dtype: str,
     *,
     precision: str,
     engine: str,
-    begun: tuple[str, ...],
+    ranks: Ranks,
 ) -> Computation:
     """Compute the rows `lacking` of all views laid end to end.
 
-    engine: as in `RunOptions`. begun: what computed the rows that are there. A pass that began with
-    the trunk rewritten ends so, however little is left; one over few images runs it as it is.
+    engine: as in `RunOptions`; all ranks take the one that rank 0 finds. A pass that began with the
+    trunk rewritten ends so, however little is left; one over few images runs it as it is.
     """
     trunk.eval()
     image_size = views[0].source.transform.image_size
     batch_size = images_at_a_time(image_size)
-    batches = list(_batches(views, lacking, batch_size))
-    is_small = len(lacking) * image_size**2 < WORTH_REWRITING
+    batches = list(_batches(views, lacking.places, batch_size))
+    is_small = lacking.num_in_all * image_size**2 < WORTH_REWRITING
     is_mixed = precision == "bfloat16"
-    if engine == "auto" and (is_mixed or (is_small and REWRITTEN not in begun)):
+    if engine == "auto" and (is_mixed or (is_small and REWRITTEN not in lacking.engines)):
         engine = EAGER
     if is_mixed and engine != EAGER:
         raise RecipeError(f"engine is {engine}, which computes in float32, not in {precision}.")
-    if engine == EAGER or not batches:
-        return Computation(EAGER, _answers(trunk, batches, dtype))
-    view, _, indices = batches[0]
-    name, module = start_engine(trunk, view.take(indices), wanted=engine, batch_size=batch_size)
+    module = trunk
+
+    def start(wanted: str) -> str:
+        nonlocal module
+        if wanted == EAGER or not batches:
+            return EAGER
+        view, _, indices = batches[0]
+        name, module = start_engine(trunk, view.take(indices), wanted=wanted, batch_size=batch_size)
+        return name
+
+    name = ranks.by_first(lambda: start(engine))
+    if not ranks.is_first:
+        start(name)
     return Computation(name, _answers(module, batches, dtype))
 
 

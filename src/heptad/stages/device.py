@@ -11,16 +11,27 @@ from heptad.errors import DeviceError, unknown
 NAMES = ("auto", "cpu", "cuda", "mps")
 
 
-def pick_device(name: str = "auto", *, threads: int | None = None) -> torch.device:
+def pick_device(
+    name: str = "auto", *, threads: int | None = None, local_rank: int | None = None
+) -> torch.device:
     """Give the device called `name`, and set the number of CPU threads where one is given.
 
     name: "cpu", "cuda", "cuda:N", "mps", or "auto" for CUDA if there is one and else the CPU.
-    Raises DeviceError if it is unknown or not in this machine; another is never taken instead.
+    local_rank: number of this process among those of its machine that train together; each takes
+    the GPU of its number. Raises DeviceError if the device is unknown or not in this machine, or
+    one is named for several processes; another is never taken instead.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in NAMES and not re.fullmatch(r"cuda:[0-9]{1,2}", name):
         raise DeviceError(unknown("device", name, (*NAMES, "cuda:N")))
+    if local_rank is not None and name not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"device is {name!r}, but several processes train together, each on its own device.",
+            hint="--device cuda gives each process the GPU of its number, --device cpu the CPU",
+        )
+    if local_rank is not None and name == "cuda":
+        name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda":
         num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

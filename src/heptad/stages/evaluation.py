@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from heptad.distributed import ALONE, Ranks
 from heptad.errors import DataError, NotFiniteError
 from heptad.records import Batch, Loss, Scores
 
@@ -23,10 +24,13 @@ class Answers(NamedTuple):
     ids: Tensor
 
 
-def score_batches(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Answers]:
-    """Answer one batch after another; yield after each.
+def score_batches(
+    model: nn.Module, batches: Iterable[Batch], ranks: Ranks = ALONE
+) -> Iterator[Answers]:
+    """Answer one batch after another; yield the answers to all of it after each.
 
-    The model is in evaluation mode meanwhile; its own mode is put back afterwards.
+    ranks: each answers its own part of a batch, and all get the whole. The model is in evaluation
+    mode meanwhile; its own mode is put back afterwards.
     """
     was_training = model.training
     model.eval()
@@ -35,7 +39,8 @@ def score_batches(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Answer
             # Around the call alone: held over a yield, it would reach into the caller's code.
             with torch.inference_mode():
                 logits = model(batch.inputs)
-            yield Answers(logits, batch.labels, batch.ids)
+            parts = (logits, batch.labels, batch.ids)
+            yield Answers(*(ranks.merged(part, batch.num_global) for part in parts))
     finally:
         model.train(was_training)
 

@@ -40,18 +40,21 @@ OPTIMIZERS = {
 RUBBISH = -10.0
 
 
-def map_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+def map_loss(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
     """Give the mean of -z_label + log(e^-j + sum over k of e^z_k): cross entropy beside "rubbish".
 
-    logits: z, [N, K]. weight: of the classes [K]. A class of its own, with the logit -j and never
-    right, keeps penalties that are large already from growing on: LeCun et al. 1998,
-    doi:10.1109/5.726791, equation 9, where z is minus the paper's y.
+    logits: z, [N, K]. weight: of the classes [K]. reduction: "mean", or "sum". A class of its own,
+    with the logit -j and never right, keeps penalties that are large already from growing on:
+    LeCun et al. 1998, doi:10.1109/5.726791, equation 9, where z is minus the paper's y.
     """
     padded = None if weight is None else pad(weight, (0, 1))
-    return cross_entropy(pad(logits, (0, 1), value=RUBBISH), labels, weight=padded)
+    padded_logits = pad(logits, (0, 1), value=RUBBISH)
+    return cross_entropy(padded_logits, labels, weight=padded, reduction=reduction)
 
 
-# Each takes weights of the classes, too, as `weight`.
+# Each takes weights of the classes, too, as `weight`, and a `reduction`.
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": cross_entropy, "map": map_loss}
 
 
@@ -86,7 +89,7 @@ def configure_objective(
         # One kernel for the whole step instead of a dozen a parameter; other devices may lack it.
         fused=parameter.device.type in ("cpu", "cuda"),
     )
-    return Objective(loss=loss, optimizer=optimizer, gradient_clip=recipe.gradient_clip)
+    return Objective(loss, optimizer, recipe.gradient_clip, class_weights=weights)
 
 
 def balanced_weights(labels: Tensor, num_classes: int = 0) -> Tensor:

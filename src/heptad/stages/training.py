@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from heptad.distributed import ALONE, Ranks
 from heptad.errors import NotFiniteError
 from heptad.records import Batch, Objective
 
@@ -18,25 +20,44 @@ MOST_NAMED = 8
 
 
 def train_steps(
-    model: nn.Module, batches: Iterable[Batch], objective: Objective
+    model: nn.Module, batches: Iterable[Batch], objective: Objective, ranks: Ranks = ALONE
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Train on one batch after another; yield each batch and its mean loss after the step.
 
-    On the CPU, a loss that is NaN or infinite raises NotFiniteError before the optimizer's step.
+    With several ranks the batches are this rank's parts, the model takes the mean of the ranks'
+    gradients (`Ranks.parallel`), and the loss is that of the images of all ranks. On the CPU, a
+    loss that is NaN or infinite raises NotFiniteError before the optimizer's step.
     """
     model.train()
     for batch in batches:
         objective.optimizer.zero_grad()
         logits = model(batch.inputs)
-        loss = objective.loss(logits, batch.labels)
+        part, loss = _losses(objective, logits, batch.labels, ranks)
         # On a GPU this would wait for every step; there the caller checks what it reads.
         if loss.device.type == "cpu" and not loss.isfinite():
             raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits))
-        loss.backward()  # type: ignore[no-untyped-call]
+        part.backward()  # type: ignore[no-untyped-call]
         if objective.gradient_clip is not None:
             clip_grad_norm_(objective.trained, objective.gradient_clip)
         objective.optimizer.step()
         yield batch, loss.detach()
+
+
+def _losses(
+    objective: Objective, logits: Tensor, labels: Tensor, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Give this rank's part of the batch's loss, and the batch's loss: the mean of the parts.
+
+    A rank may have no image of a batch: the sums are shared, not the means.
+    """
+    if ranks.is_alone:
+        loss = objective.loss(logits, labels)
+        return loss, loss
+    weights = objective.class_weights
+    own = objective.loss(logits, labels, reduction="sum")
+    weight = logits.new_tensor(len(labels)) if weights is None else weights[labels].sum()
+    total, total_weight = ranks.sum(torch.stack([own, weight]).detach())
+    return own * (ranks.world_size / total_weight), total / total_weight
 
 
 def _blamed(batch: Batch, logits: Tensor) -> str:

@@ -14,6 +14,7 @@ from heptad.cli.commands.app import TRAIN, Json, NoReport, app, print_json
 from heptad.cli.flags import MOST_DIGITS, RECIPE_FLAGS, flags_of, given
 from heptad.cli.stopping import SIGNALS, Stopped
 from heptad.cli.streams import PlainConsole
+from heptad.distributed import launched
 from heptad.files import as_word, user_path
 from heptad.recipe import Recipe, RunOptions, to_toml
 from heptad.recipes import RECIPES, load_recipe
@@ -156,7 +157,9 @@ def _carry_out(
     from heptad.seeds import run_seeds
 
     console = PlainConsole()
-    with nullcontext(show_nothing) if as_json else showing(console) as show:
+    # Rank 0 speaks for all.
+    is_heard = launched().is_first
+    with nullcontext(show_nothing) if as_json or not is_heard else showing(console) as show:
         if num_seeds is None:
             where = _follow(cycle.run(recipe, options), show)
         else:
@@ -164,6 +167,8 @@ def _carry_out(
             where = _follow(run_seeds(recipe, options, num_seeds=num_seeds), shown)
     result = where.run if num_seeds is None else where.group
     assert result is not None
+    if not is_heard:
+        return
     # What was finished before is given as it is.
     if with_report and where.has_worked:
         _try_to_report(result, options)
@@ -179,6 +184,7 @@ def _carry_out(
 def _follow(work: Generator[Event, None, None], show: Show) -> Where:
     """Carry out a training, and stop it between two reports when a signal asks for it."""
     from heptad.cli.display import Where
+    from heptad.cycle import agreed
 
     where = Where()
     with closing(work) as events:
@@ -187,10 +193,11 @@ def _follow(work: Generator[Event, None, None], show: Show) -> Where:
                 SIGNALS.will_be_asked()
                 show(event)
                 where.note(event)
-                if SIGNALS.pending is not None and not where.is_at_its_end:
+                pending = agreed(event, SIGNALS.pending)
+                if pending is not None and not where.is_at_its_end:
                     # Closed here, a run saves all that it needs to go on.
                     events.close()
-                    raise Stopped(SIGNALS.pending, where.said)
+                    raise Stopped(pending, where.said)
         except Stopped as stop:
             # A second signal: thrown into the run, it ends it without a save.
             events.throw(stop)
