@@ -469,8 +469,11 @@ def test_a_training_that_ranks_cannot_share_is_refused(digits, run, logs, more, 
 def test_no_device_is_named_for_several_ranks(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     if name == "auto":
         assert pick_device(name, local_rank=1) == torch.device("cuda:1")
+        assert chosen == [torch.device("cuda:1")]
         with pytest.raises(DeviceError, match="PyTorch sees 2 CUDA devices"):
             pick_device(name, local_rank=2)
         return

@@ -305,7 +305,6 @@ def joined(timeout_s: int) -> Iterator[Ranks]:
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
-        torch.cuda.set_device(local_rank() or 0)
         backend = "cpu:gloo,cuda:nccl"
     try:
         timeout = timedelta(seconds=timeout_s)

@@ -40,6 +40,8 @@ def pick_device(
                 f"device is {name!r}, but PyTorch sees {num_gpus} CUDA devices here.",
                 hint="`heptad doctor` shows what is here; --device cpu works everywhere",
             )
+        if local_rank is not None:
+            torch.cuda.set_device(device)
         # The same seed gives the same weights: no algorithm is chosen by timing it.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
