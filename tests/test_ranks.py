@@ -22,8 +22,11 @@ from torch import nn
 import heptad
 from conftest import write_first_digits
 from heptad.cli import main
+from heptad.datasets import picture_set
 from heptad.distributed import Ranks, joined
 from heptad.errors import DeviceError
+from heptad.recipe import RunOptions
+from heptad.stages import saving
 from heptad.stages.data import ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
@@ -255,6 +258,34 @@ def test_a_pass_that_one_rank_left_goes_on_where_it_stopped(
     assert metrics_of(tmp_path / "run")["execution"]["computed_features"] == 82 - kept
 
 
+@SLOW
+def test_shards_that_are_damaged_are_set_aside_by_two_ranks_at_once(
+    digits, weights, own_cache, tmp_path, logs
+):
+    words = [*resnet_words(digits, weights, tmp_path / "run"), "--engine", "eager"]
+    assert codes_of(fork_ranks(words, logs)) == [0, 0]
+    for path in own_cache.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    words = [*resnet_words(digits, weights, tmp_path / "again"), "--engine", "eager"]
+    assert codes_of(fork_ranks(words, logs)) == [0, 0]
+    assert metrics_of(tmp_path / "again")["execution"]["computed_features"] == 82
+    assert losses_of(tmp_path / "again").tolist() == losses_of(tmp_path / "run").tolist()
+
+
+def test_pictures_are_decoded_by_one_rank_alone(pictures, own_cache, run, logs):
+    words = ["train", "lenet5", "--data", str(pictures), "--epochs", "1", "--no-report"]
+    words += ["--threads", "1", "--out", str(run)]
+    assert codes_of(fork_ranks(words, logs, on={1: (decode_nothing,)})) == [0, 0], said(logs, 1)
+
+
+def decode_nothing() -> None:
+    def refuse(paths, *_, **__):
+        assert not paths
+        return iter(())
+
+    picture_set.looking = refuse
+
+
 # --------------------------------------------------------------------------- stops and restarts
 
 
@@ -298,8 +329,7 @@ def test_a_rank_that_is_killed_is_made_good_by_a_restart_to_the_bit(
     assert codes == [-9 if rank == lost else 6 for rank in range(world_size)]
     other = next(rank for rank in range(world_size) if rank != lost)
     assert "another rank ended, or did not answer" in said(logs, other)
-    again = fork_ranks(words, logs, world_size=world_size, TORCHELASTIC_RESTART_COUNT="1")
-    assert codes_of(again) == [0] * world_size
+    assert codes_of(fork_ranks(words, logs, world_size=world_size)) == [0] * world_size
     assert metrics_of(run)["execution"]["resumed_from"]
     assert result_of(run) == result_of(tmp_path / "straight")
 
@@ -307,8 +337,8 @@ def test_a_rank_that_is_killed_is_made_good_by_a_restart_to_the_bit(
 def test_a_restart_leaves_the_run_of_another_launch_alone(digits, run, logs, undisturbed):
     words = small_words(digits, undisturbed)
     before = result_of(undisturbed)
-    again = {"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_RUN_ID": "another"}
-    assert codes_of(fork_ranks(words, logs, **again)) == [2, 2]
+    again = fork_ranks(words, logs, TORCHELASTIC_RUN_ID="another", TORCHELASTIC_RESTART_COUNT="1")
+    assert codes_of(again) == [2, 2]
     assert "holds a run already" in said(logs)
     assert result_of(undisturbed) == before
 
@@ -417,6 +447,23 @@ def test_ranks_with_other_settings_are_named(digits, run, logs):
     assert not run.exists()
 
 
+def test_ranks_with_other_versions_are_named(digits, run, logs):
+    assert codes_of(fork_ranks(small_words(digits, run), logs, on={1: (be_older,)})) == [2, 2]
+    assert "torch is 2.9.0 on rank 1" in said(logs)
+    # A setting that the older one does not know.
+    assert "rank_timeout is None on rank 1" in said(logs)
+
+
+def be_older() -> None:
+    settings = RunOptions.model_dump
+
+    def without(self, **more):
+        return {k: v for k, v in settings(self, **more).items() if k != "rank_timeout"}
+
+    RunOptions.model_dump = without
+    saving.package_versions = lambda: {"torch": "2.9.0"}
+
+
 @SLOW
 def test_ranks_with_other_images_are_named(digits, run, logs, mnist, tmp_path):
     places = [tmp_path / "here", tmp_path / "there"]
@@ -505,6 +552,38 @@ def test_torchrun_restarts_a_rank_that_was_killed_and_the_end_is_the_same(digits
 
 
 @SLOW
+def test_two_machines_restart_a_rank_and_another_launch_of_that_name_is_refused(
+    digits, run, monkeypatch
+):
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    machines = [subprocess.Popen(words, stderr=subprocess.PIPE) for words in two(digits, run)]
+    while not checkpoints(run) and machines[0].poll() is None:
+        time.sleep(0.005)
+    # Either may be the one with rank 0.
+    pids = [pid for machine in machines if (pid := rank_pid(machine.pid, 1))]
+    os.kill(pids[0], signal.SIGKILL)
+    for machine in machines:
+        errors = machine.communicate()[1].decode()
+        assert machine.returncode == 0, errors
+    assert metrics_of(run)["execution"]["resumed_from"]
+    before = result_of(run)
+    machines = [subprocess.Popen(words, stderr=subprocess.PIPE) for words in two(digits, run)]
+    said = b"".join(machine.communicate()[1] for machine in machines)
+    assert b"holds a run already" in said
+    assert all(machine.returncode for machine in machines)
+    assert result_of(run) == before
+
+
+def two(digits: Path, run: Path) -> list[list[str]]:
+    """The command of each of two machines, which are this one."""
+    port = rank_variables(1)[0]["MASTER_PORT"]
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    meeting += ["--rdzv-id", "named", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", "heptad"]
+    return [[*launch, *long_words(digits, run)]] * 2
+
+
+@SLOW
 def test_a_signal_to_torchrun_saves_and_ends_it(digits, run):
     words = long_words(digits, run, num_epochs=200)
     process = subprocess.Popen(torchrun(*words), stderr=subprocess.PIPE, text=True)
@@ -526,11 +605,11 @@ def long_words(digits: Path, out: Path, *, num_epochs: int = 6) -> list[str]:
     return [*words, "--batch-size", "32", "--checkpoint-every", "4", "--out", str(out)]
 
 
-def rank_pid(launcher: int, rank: int) -> int:
-    """Find the process of a rank among those that torchrun started."""
+def rank_pid(launcher: int, rank: int) -> int | None:
+    """Find the process of a rank among those that torchrun started, if it started it."""
     for children in Path(f"/proc/{launcher}/task").glob("*/children"):
         for child in map(int, children.read_text().split()):
             variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
             if b"RANK=%d" % rank in variables:
                 return child
-    raise AssertionError("torchrun has no such child")
+    return None

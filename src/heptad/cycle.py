@@ -26,6 +26,7 @@ from heptad.distributed import (
     ALONE,
     Ranks,
     joined,
+    launch_name,
     local_rank,
     lost_ranks_said,
     met,
@@ -100,7 +101,9 @@ def preparing(
     device = pick_device(options.device, threads=options.threads, local_rank=local_rank())
     # Stage 2, data
     if sources is None:
-        sources = yield from opening(recipe, device=device, memory=0)
+        # What the first one decodes the others find.
+        with ranks.first_before_others():
+            sources = yield from opening(recipe, device=device, memory=0)
     # Stage 3, model
     num_classes, num_images = len(sources.train.classes), len(sources.train.labels)
     whole = build_model(recipe, num_classes=num_classes, device=device, network=network)
@@ -113,6 +116,7 @@ def preparing(
             statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
     # The trunk, if there is one, runs here, once; the head alone is trained.
     data = sources.data or fingerprint(sources)
+    # Hashing all weights takes a while, and one process alone has nobody to compare with.
     if not ranks.is_alone:
         weights_now = digest_of(state_digests(whole))
         ranks.refuse_differences({"the data's SHA-256": data, "the weights' SHA-256": weights_now})
@@ -149,7 +153,8 @@ def preparing(
     else:
         sources = sources.resized_if_they_fit(options.memory)
     trunk_seconds = perf_counter() - started_at if split else 0.0
-    if (split or sources.pictures) and ranks.is_first:
+    # Machines may have a cache each.
+    if (split or sources.pictures) and not local_rank():
         make_room(options.cache_size)
     # Stage 4, objective
     objective = _objective(recipe, whole, sources)
@@ -495,9 +500,10 @@ def run(
     refuse_unnamed_output(options)
     with joined(options.rank_timeout) as ranks, ExitStack() as claim:
         ranks.refuse_differences(_what_all_must_have(recipe, options))
+        launchers = ranks.gathered(launch_name())
 
         def begin_or_find() -> tuple[Path, Resume | Run | None]:
-            goes_on = options.resume or is_restart_of(options)
+            goes_on = options.resume or is_restart_of(options.out, launchers)
             own = options.changed(resume=goes_on)
             check_output(recipe, own)
             if options.tensorboard:
@@ -520,7 +526,7 @@ def run(
         cycle = made
         if opened:
             opened.keep(cycle)
-        keeper = begin(cycle, folder, options, found, started_at=started_at)
+        keeper = begin(cycle, folder, options, found, started_at=started_at, launchers=launchers)
         try:
             with lost_ranks_said():
                 yield _prepared(cycle, folder, found.step if found else None)
@@ -535,8 +541,9 @@ def run(
             ranks.wait()
             raise
         except RankError:
-            # The others stopped in a step, which this one has not taken.
-            if keeper:
+            # The others stopped in a step that this one has not taken. On a GPU it may be under
+            # way, and never end.
+            if keeper and cycle.device.type == "cpu":
                 keeper.save()
             raise
         except NotFiniteError as error:

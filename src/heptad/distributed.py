@@ -8,6 +8,7 @@ takes the others with it: they learn of it in whatever they next do together.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import socket
@@ -24,6 +25,8 @@ from heptad.errors import HeptadError, MissingError, RankError, RecipeError, Unu
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+logger = logging.getLogger("heptad")
 
 Items = TypeVar("Items")
 Value = TypeVar("Value")
@@ -135,7 +138,7 @@ class Ranks:
         return given
 
     def wait(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank is here, or asks for the largest of numbers."""
         self.largest(0)
 
     @contextmanager
@@ -170,11 +173,13 @@ class Ranks:
         """Raise UnusableError, on every rank, where one has other facts than rank 0."""
         everywhere = self.gathered((socket.gethostname(), dict(facts)))
         host, expected = everywhere[0]
+        # Another version may know other settings.
         lines = [
-            f"{name} is {found[name]} on rank {rank} ({other}), but {value} on rank 0 ({host})."
+            f"{name} is {found.get(name)} on rank {rank} ({other}), but {expected.get(name)} on"
+            f" rank 0 ({host})."
             for rank, (other, found) in enumerate(everywhere)
-            for name, value in expected.items()
-            if found[name] != value
+            for name in sorted(found.keys() | expected.keys())
+            if found.get(name) != expected.get(name)
         ]
         if lines:
             raise UnusableError(
@@ -197,9 +202,7 @@ class Ranks:
 
         sign = self.by_first(leave_a_sign)
         # By its own name for the folder: caches may be mounted elsewhere on other machines.
-        places = self.gathered(
-            (_appears(folder / sign.name), f"{folder} on {socket.gethostname()}")
-        )
+        places = self.gathered((appears(folder / sign.name), f"{folder} on {socket.gethostname()}"))
         if self.is_first:
             sign.unlink(missing_ok=True)
         blind = [f"rank {rank} ({place})" for rank, (sees, place) in enumerate(places) if not sees]
@@ -215,7 +218,8 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _appears(path: Path) -> bool:
+def appears(path: Path) -> bool:
+    """Wait a little for a file that another machine has written; tell whether it is there."""
     until = monotonic() + SEEN_WITHIN_S
     while not path.exists():
         if monotonic() > until:
@@ -245,24 +249,36 @@ def launched() -> Ranks:
 
 
 def local_rank() -> int | None:
-    """Give the number of this process among those of its machine; None for a process alone."""
+    """Give the number of this process among those of its machine; None for a process alone.
+
+    Raises RecipeError if the launcher does not say.
+    """
     if launched().is_alone:
         return None
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    number = os.environ.get("LOCAL_RANK", "")
+    if not number.isdecimal():
+        raise RecipeError(
+            f"RANK is set, but LOCAL_RANK is {number or 'not'}, which decides the device.",
+            hint="start the ranks with torchrun, which sets both",
+        )
+    return int(number)
 
 
 def launch_name() -> str | None:
-    """Name the launch of this process, the same one after each of its restarts; None for none."""
-    if launched().is_alone and "TORCHELASTIC_RUN_ID" not in os.environ:
+    """Name the process of torchrun that started this one, whatever it restarts; None for none.
+
+    A name that a person gave to a launch will be given to another one.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if not name:
         return None
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    # What torchrun says if nobody named the launch: its own process is then all there is.
-    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
-
-
-def is_restarted() -> bool:
-    """Tell whether the launcher has started these processes before, and one of them failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    launcher = os.getppid()
+    try:
+        # When it started, as another may have its number later.
+        started_at = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started_at = ""
+    return f"{name} {socket.gethostname()} {launcher} {started_at}"
 
 
 def met() -> Ranks:
@@ -298,41 +314,65 @@ def joined(timeout_s: int) -> Iterator[Ranks]:
     if ranks.is_alone:
         yield ranks
         return
-    import torch
-
-    dist = _dist()
-    _keep_to_this_machine()
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    backend = "gloo"
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        backend = "cpu:gloo,cuda:nccl"
-    try:
-        timeout = timedelta(seconds=timeout_s)
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # One store for all restarts (pytorch#135712): where ranks of an earlier one listened
-            # still stands in it, and sooner or later somebody would wait for them.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(f"restart {attempt}", store)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=timeout
-        )
-    except (RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error) or errno.errorcode[errno.EADDRINUSE] in str(error):
-            raise MissingError(
-                f"the ranks cannot meet at {where}: the port is in use.",
-                hint="torchrun --standalone takes a free one; else choose another --master-port",
-            ) from error
-        raise RankError(
-            f"rank {ranks.rank} waited {timeout_s} s at {where}, and not all {ranks.world_size}"
-            f" ranks came: {_first_line(error)}",
-            hint="see what became of the others; --rank-timeout waits longer",
-        ) from error
+    _meet(ranks, timeout_s)
     try:
         with lost_ranks_said():
             yield ranks
     finally:
-        dist.destroy_process_group()
+        _dist().destroy_process_group()
+
+
+def _meet(ranks: Ranks, timeout_s: int) -> None:
+    import torch
+
+    dist = _dist()
+    _keep_to_this_machine()
+    is_for_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_for_gpus else "gloo",
+            store=_of_this_attempt(store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        where = f"at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if errno.errorcode[errno.EADDRINUSE] in str(error):
+            raise MissingError(
+                f"the ranks cannot meet {where}: the port is in use.",
+                hint="torchrun --standalone takes a free one; else choose another --master-port",
+            ) from error
+        if "timed out" not in str(error).lower():
+            raise RankError(
+                f"rank {ranks.rank} cannot meet the others {where}: {_first_line(error)}",
+                hint="see what became of them, and what the network allows",
+            ) from error
+        raise RankError(
+            f"rank {ranks.rank} waited {timeout_s} s {where}, and not all {ranks.world_size}"
+            f" ranks came: {_first_line(error)}",
+            hint="see what became of the others; --rank-timeout waits longer",
+        ) from error
+
+
+def _of_this_attempt(store: Any) -> Any:
+    """Keep apart what the ranks of each restart write into torchrun's store.
+
+    There is one for all (pytorch#135712): where ranks of an earlier attempt listened still stands
+    in it, and sooner or later somebody would wait for them.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    # Each machine counts its own restarts, so that only one alone has a number in common.
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        logger.warning(
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun on every machine, else a"
+            " restart may wait for ranks that are gone"
+        )
+        return store
+    return _dist().PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 @contextmanager

@@ -455,8 +455,9 @@ class RunOptions(Settings):
         1800,
         ge=1,
         le=86_400,
-        description="Under a launcher: how many seconds the processes wait for one another, also at"
-        " the end of the trunk's pass.",
+        description="Under a launcher: how many seconds the processes wait for one another, also"
+        " while one decodes pictures, or for another run to fill the cache, and at the end of the"
+        " trunk's pass.",
     )
     checkpoint_every: str = Field(
         "60s",

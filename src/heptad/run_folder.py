@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from heptad.distributed import is_restarted, launch_name, launched
+from heptad.distributed import launched
 from heptad.errors import (
     MissingError,
     OutputError,
@@ -90,27 +90,29 @@ def refuse_unnamed_output(options: RunOptions) -> None:
         )
 
 
-def is_restart_of(options: RunOptions) -> bool:
-    """Tell whether a launcher that restarted its processes had begun the run in `out` with them.
+def is_restart_of(out: str | None, launchers: Iterable[str | None]) -> bool:
+    """Tell whether one of these launchers had begun the run in `out`, and now starts it again.
 
-    A run of anybody else's is not gone on with, however often the launcher tries.
+    launchers: of each rank. Of several machines one may have been replaced, but not all. A run that
+    others launched is not gone on with, however often a launcher tries.
     """
-    if not is_restarted() or options.out is None:
+    if out is None:
         return False
     try:
-        return (user_path(options.out) / LAUNCH).read_text(encoding="utf-8") == launch_name()
+        begun = (user_path(out) / LAUNCH).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return False
+    return not set(begun).isdisjoint(filter(None, launchers))
 
 
-def note_launch(folder: Path) -> None:
+def note_launch(folder: Path, launchers: Iterable[str | None]) -> None:
     """Note in a run's folder what launched it, for `is_restart_of`; before anything else is there.
 
     Equal runs are equal whatever launched them: it is none of their files.
     """
-    name = launch_name()
-    if name:
-        write_bytes(folder / LAUNCH, name.encode())
+    names = sorted(set(filter(None, launchers)))
+    if names:
+        write_bytes(folder / LAUNCH, "\n".join(names).encode())
 
 
 def check_place(out: str | None) -> None:

@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from heptad.distributed import ALONE, Ranks
-from heptad.errors import SaveError, UnusableError
+from heptad.distributed import ALONE, Ranks, appears
+from heptad.errors import MissingError, SaveError, UnusableError
 from heptad.files import (
     cache_folder,
     digest_of,
@@ -108,12 +108,17 @@ def read_shards(folder: Path) -> tuple[Shard, ...]:
             if sha256_of(path) == path.name.split(".")[0]:
                 shards.append(_opened(path))
                 continue
+        # Another process has set it aside meanwhile.
+        except FileNotFoundError:
+            continue
         # The header of a file whose hash is right, but which another version wrote.
         except ValueError as error:
             logger.warning("%s cannot be read: %s", path, error)
         logger.warning("%s is damaged; its rows are computed again", path)
         try:
             path.replace(path.with_name(path.name + ".damaged"))
+        except FileNotFoundError:
+            continue
         except OSError as error:
             logger.warning("%s cannot be set aside: %s", path, error.strerror)
     return tuple(shards)
@@ -143,6 +148,11 @@ def _write_table(folder: Path, table: NDArray[Any], engine: str) -> Shard:
     path = folder / f"{hashlib.sha256(packed).hexdigest()}.{engine}.npy"
     write_bytes(path, packed)
     return _opened(path)
+
+
+def path_of(folder: Path, shard: Shard) -> Path:
+    """Give the file of a shard of the store in a folder."""
+    return folder / f"{shard.name}.{shard.engine}.npy"
 
 
 def _opened(path: Path) -> Shard:
@@ -269,26 +279,44 @@ def filling(
         own = ranks.share(lacking)
         computation = compute(Lacking(own, num_in_all=len(lacking), engines=engines))
         buffer = _Buffer(folder, computation.engine)
+        written: list[Shard] = []
         try:
             for places, values in computation.rows:
                 if not num_done:
                     # The first part shows how much room a row takes.
                     num_bytes = len(lacking) * _table(1, values).itemsize
                     _refuse_full_disk(folder, num_bytes, what, hint)
-                shards += buffer.add(keys[places], values)
+                written += buffer.add(keys[places], values)
                 num_done += len(places)
                 # The others are taken to be as far as this one.
                 num_in_all = num_done * len(lacking) // len(own)
                 yield PassReport(num_in_all, len(lacking), perf_counter() - started_at, what)
         finally:
             # Stopped in between, by whatever: what was computed is kept.
-            shards += buffer.write()
-        ranks.wait()
-        if not ranks.is_alone:
-            shards = list(read_shards(folder))
+            written += buffer.write()
+        if ranks.is_alone:
+            shards += written
+        else:
+            shards[:] = _written_by_all(ranks, folder, written, what)
         if held:
             held.release()
     return tuple(shards)
+
+
+def _written_by_all(
+    ranks: Ranks, folder: Path, written: Sequence[Shard], what: str
+) -> tuple[Shard, ...]:
+    """Give all shards of a store once every rank has written its own; raises MissingError."""
+    named = [path_of(folder, shard).name for shard in written]
+    for rank, names in enumerate(ranks.gathered(named)):
+        for name in names:
+            if not appears(folder / name):
+                raise MissingError(
+                    f"{what}: {folder / name}, which rank {rank} has written, is not seen by rank"
+                    f" {ranks.rank}.",
+                    hint="see whether the folder's file system is shared; the same command goes on",
+                )
+    return read_shards(folder)
 
 
 class _Buffer:

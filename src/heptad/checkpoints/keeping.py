@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -216,13 +217,19 @@ class Keeper:
 
 
 def begin(
-    cycle: Cycle, folder: Path, options: RunOptions, found: Resume | None, *, started_at: float
+    cycle: Cycle,
+    folder: Path,
+    options: RunOptions,
+    found: Resume | None,
+    *,
+    started_at: float,
+    launchers: Sequence[str | None] = (),
 ) -> Keeper | None:
     """Bring the cycle to where a resume goes on; write down what the run is and open its log.
 
     Gives what keeps the run from here on; None on another rank than the first, which writes
-    nothing. started_at: of the whole cycle. Errors as in `put_back`: nothing in the folder was
-    changed then.
+    nothing. started_at: of the whole cycle. launchers: of each rank. Errors as in `put_back`:
+    nothing in the folder was changed then.
     """
     epochs: list[EpochReport] = []
     if found:
@@ -233,7 +240,7 @@ def begin(
         cycle.train_seconds, cycle.test_seconds = found.seconds["train"], found.seconds["test"]
     if not cycle.ranks.is_first:
         return None
-    note_launch(folder)
+    note_launch(folder, launchers)
     write_json(folder / "recipe.json", cycle.recipe.model_dump())
     write_json(folder / "environment.json", environment())
     if cycle.sources.pictures:

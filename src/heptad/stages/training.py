@@ -35,7 +35,7 @@ def train_steps(
         part, loss = _losses(objective, logits, batch.labels, ranks)
         # On a GPU this would wait for every step; there the caller checks what it reads.
         if loss.device.type == "cpu" and not loss.isfinite():
-            raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits))
+            raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits, ranks))
         part.backward()  # type: ignore[no-untyped-call]
         if objective.gradient_clip is not None:
             clip_grad_norm_(objective.trained, objective.gradient_clip)
@@ -55,14 +55,17 @@ def _losses(
         return loss, loss
     weights = objective.class_weights
     own = objective.loss(logits, labels, reduction="sum")
-    weight = logits.new_tensor(len(labels)) if weights is None else weights[labels].sum()
+    # Filled on the device: a number that is moved there would be waited for.
+    weight = own.new_full((), len(labels)) if weights is None else weights[labels].sum()
     total, total_weight = ranks.sum(torch.stack([own, weight]).detach())
     return own * (ranks.world_size / total_weight), total / total_weight
 
 
-def _blamed(batch: Batch, logits: Tensor) -> str:
+def _blamed(batch: Batch, logits: Tensor, ranks: Ranks) -> str:
     """Name the images whose answers are not finite, or all of the batch if every answer is."""
     is_bad = ~logits.isfinite().all(1).cpu()
+    if not ranks.is_alone and not is_bad.any():
+        return f"no image of rank {ranks.rank} is to blame; another rank names those that are"
     ids = batch.ids[is_bad] if is_bad.any() else batch.ids
     named = ", ".join(map(str, ids[:MOST_NAMED].tolist()))
     more = ", …" if len(ids) > MOST_NAMED else ""
