@@ -18,11 +18,14 @@ serve: $(VENV)/installed
 	$(BIN)/heptad serve "$(NEWEST_RUN)"
 
 # Two processes of one thread each: two cores are used better so than by two threads in one process.
+# Python keeps what it compiles, else each of the many processes that tests start compiles it again.
+TESTS = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2
+
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(TESTS)
 
 slow: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(TESTS) -m slow --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

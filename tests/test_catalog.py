@@ -132,6 +132,7 @@ def test_every_set_comes_over_https_with_a_hash_for_each_file(capsys):
 # IDX files as they are served
 
 
+@pytest.mark.slow
 def test_a_set_is_fetched_packed_and_trained_on_as_it_is(kmnist, own_cache, workplace, monkeypatch):
     with serving(kmnist) as address:
         offered(monkeypatch, "kmnist", kmnist, mirror=address)

@@ -300,6 +300,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [

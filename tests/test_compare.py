@@ -255,6 +255,7 @@ def photos(mnist, tmp_path_factory):
     return folder, first, train(folder / "set", folder / "second", epochs=4)
 
 
+@pytest.mark.slow
 def test_pictures_are_known_by_their_content_whatever_their_names(photos):
     _, first, second = photos
     hashes = []

@@ -96,6 +96,7 @@ def test_200_steps_in_float64_are_those_of_the_plain_loop(mnist, seed):
     assert largest_difference(ours, plain) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
 def test_the_first_steps_in_float32_are_those_of_the_plain_loop(mnist, seed):
     ours, plain = both(mnist, seed=seed, num_steps=10, precision="float32")

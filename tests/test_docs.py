@@ -108,7 +108,10 @@ def desk(tmp_path, mnist, monkeypatch) -> Path:
         '[[ "$1 $2" == "train lenet5" ]] && args+=(--limit 2000)\n'
         f'exec {sys.executable} -m heptad "${{args[@]}}"\n'
     )
-    heptad.chmod(0o755)
+    torchrun = tmp_path / "bin" / "torchrun"
+    torchrun.write_text(f'#!/bin/bash\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    for command in (heptad, torchrun):
+        command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return tmp_path
 

@@ -177,6 +177,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(small, tmp_path, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_no_folder_of_the_machine_is_named_in_a_file(mnist, tmp_path, monkeypatch):
     images, labels = mnist["train"]
     place = write_pictures(tmp_path / "secret" / "photos", images[:200, 0], labels[:200])

@@ -426,6 +426,7 @@ def test_a_trained_part_on_other_start_weights_is_refused(digits, made, own_cach
         heptad.load_run(run.folder)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_its_trunk_was(resnet, own_cache, tmp_path):
     run = heptad.train(resnet.changed(epochs=1), RunOptions(out=str(tmp_path / "run")))
     assert run.metrics["trunk"] == "trunk that ends before fc"

@@ -127,6 +127,7 @@ def take_inputs(cycle):
         yield batch.inputs.clone()
 
 
+@pytest.mark.slow
 def test_recalibrated_batchnorm_has_the_statistics_that_pytorch_computes(small):
     """torch.optim.swa_utils.update_bn averages over batches; with equal ones, over images."""
     cycle = prepared("resnet50", small, batchnorm="recalibrated")

@@ -85,6 +85,7 @@ assert "heptad" not in sys.modules
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_resnet_run_loads_into_torchvision_and_leaves_its_pickle(digits, workplace):
     run = train("resnet50", digits, **SMALL)
     assert names_in(run.folder) == ALWAYS | {

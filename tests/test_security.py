@@ -803,6 +803,7 @@ def test_a_bad_value_in_a_file_is_named_with_what_is_allowed(suffix, bad, workpl
 plain_text = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WRITERS)
 @in_this_folder
 @given(name=plain_text.filter(lambda name: name not in LENET), value=no_text | plain_text)

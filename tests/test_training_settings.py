@@ -184,6 +184,7 @@ def count(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["frozen", "held"])
 def test_the_last_block_of_resnet50_is_layer4_and_what_follows(small, batchnorm):
     cycle = heptad.prepare(heptad.load_recipe("resnet50", **small, batchnorm=batchnorm))
