@@ -127,6 +127,12 @@ def digit_files(mnist, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture
+def run(tmp_path) -> Path:
+    """The folder of a run that is not there yet."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)

@@ -68,11 +68,6 @@ def logs(tmp_path) -> Path:
     return tmp_path / "logs"
 
 
-@pytest.fixture
-def run(tmp_path) -> Path:
-    return tmp_path / "run"
-
-
 def said(logs: Path, rank: int = 0) -> str:
     return (logs / str(rank)).read_text()
 

@@ -47,11 +47,6 @@ TERMINATE = partial(send, signal.SIGTERM)
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def log(tmp_path) -> Path:
     return tmp_path / "log"
 

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -283,8 +284,6 @@ def launch_name() -> str | None:
 
 def met() -> Ranks:
     """Give this process among those that it has joined: alone, unless within `joined`."""
-    import sys
-
     # Whoever joined has imported it.
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized():

@@ -87,6 +87,11 @@ class Shard:
     engine: str
 
     @property
+    def file_name(self) -> str:
+        """The name of the file in the store's folder."""
+        return f"{self.name}.{self.engine}.npy"
+
+    @property
     def keys(self) -> NDArray[np.void]:
         """The names of the rows, [n]."""
         return self.table["key"]
@@ -148,11 +153,6 @@ def _write_table(folder: Path, table: NDArray[Any], engine: str) -> Shard:
     path = folder / f"{hashlib.sha256(packed).hexdigest()}.{engine}.npy"
     write_bytes(path, packed)
     return _opened(path)
-
-
-def path_of(folder: Path, shard: Shard) -> Path:
-    """Give the file of a shard of the store in a folder."""
-    return folder / f"{shard.name}.{shard.engine}.npy"
 
 
 def _opened(path: Path) -> Shard:
@@ -307,7 +307,7 @@ def _written_by_all(
     ranks: Ranks, folder: Path, written: Sequence[Shard], what: str
 ) -> tuple[Shard, ...]:
     """Give all shards of a store once every rank has written its own; raises MissingError."""
-    named = [path_of(folder, shard).name for shard in written]
+    named = [shard.file_name for shard in written]
     for rank, names in enumerate(ranks.gathered(named)):
         for name in names:
             if not appears(folder / name):
