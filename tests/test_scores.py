@@ -20,7 +20,7 @@ def batches(logits, labels, sizes):
     for inputs, truth, places in zip(
         logits.split(sizes), labels.split(sizes), ids.split(sizes), strict=True
     ):
-        yield Batch(inputs, truth, places, len(truth))
+        yield Batch(inputs, truth, places, truth, places)
 
 
 @pytest.mark.parametrize("sizes", [[50, 50, 50, 3], [153], [1] * 153], ids=["short", "one", "ones"])

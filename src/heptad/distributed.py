@@ -37,8 +37,18 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # A network file system may show a new file a little later elsewhere.
 SEEN_WITHIN_S = 10.0
 LOOK_INTERVAL_S = 0.2
+# Gradients are exchanged in so many parts or more, of this size at most (PyTorch's own).
+NUM_EXCHANGES = 4
+MOST_EXCHANGED_MB = 25
 # In the words of gloo and NCCL: another process ended, or did not answer.
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Application timeout",
+    "gloo",
+    "NCCL",
+)
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,14 @@ class Ranks:
             for rank in range(self.world_size)
         ]
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Add up what each rank has, number by number; all get the same bits."""
+    def sum_beside(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up what each rank has, number by number; all get the same bits.
+
+        What it gives waits for the sum: whatever is done before it is called is done meanwhile.
+        """
         if self.is_alone:
-            return values
-        total = values.detach().clone()
-        _dist().all_reduce(total)
-        return total
+            return lambda: values
+        return _reduced(values.detach().clone(), _dist().ReduceOp.SUM)
 
     def merged(self, share: Tensor, num_items: int) -> Tensor:
         """Put the parts [n, ...] that `share` made of a batch together again: [num_items, ...]."""
@@ -104,15 +115,14 @@ class Ranks:
         _dist().all_gather_object(values, value)
         return values
 
-    def largest(self, number: int) -> int:
-        """Give the largest of the numbers that the ranks have."""
+    def largest_beside(self, number: int) -> Callable[[], int]:
+        """Begin to find the largest of the numbers that the ranks have; what it gives waits."""
         if self.is_alone:
-            return number
+            return lambda: number
         import torch
 
-        most = torch.tensor(number)
-        _dist().all_reduce(most, op=_dist().ReduceOp.MAX)
-        return int(most)
+        found = _reduced(torch.tensor(number), _dist().ReduceOp.MAX)
+        return lambda: int(found())
 
     def by_first(self, work: Callable[[], Value]) -> Value:
         """Have rank 0 alone do some work; all get what it gave, once it is done.
@@ -139,8 +149,8 @@ class Ranks:
         return given
 
     def wait(self) -> None:
-        """Wait until every rank is here, or asks for the largest of numbers."""
-        self.largest(0)
+        """Wait until every rank is here."""
+        self.largest_beside(0)()
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
@@ -160,10 +170,15 @@ class Ranks:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
+        # In parts, so that most of the exchange is done beside the backward pass.
+        num_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        part_mb = min(MOST_EXCHANGED_MB, num_bytes / NUM_EXCHANGES / 2**20)
         with warnings.catch_warnings():
             # Releases before 2.14 know no other word for it.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            shared = DistributedDataParallel(model, broadcast_buffers=False, init_sync=False)
+            shared = DistributedDataParallel(
+                model, broadcast_buffers=False, init_sync=False, bucket_cap_mb=part_mb
+            )
         # How gradients are put together for the exchange is settled in the first pass, and a sum of
         # three numbers depends on it: without this one, a resume would differ in the last bits.
         shared(nothing()).sum().backward()
@@ -217,6 +232,17 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _reduced(values: Tensor, operation: Any) -> Callable[[], Tensor]:
+    """Begin to put the values of all ranks together, in place; what it gives waits for them."""
+    work = _dist().all_reduce(values, op=operation, async_op=True)
+
+    def wait() -> Tensor:
+        work.wait()
+        return values
+
+    return wait
 
 
 def appears(path: Path) -> bool:

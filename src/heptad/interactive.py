@@ -61,6 +61,7 @@ def _watch(work: Generator[Any, None, None], result: type[Result], *, progress: 
     """Carry out a training up to its `result`, as `train` says."""
     show = _display() if progress else _show_nothing
     group = folder = place = None
+    poll = cycle.Poll()
     with _interrupts() as asked, closing(work) as events:
         for event in events:
             asked.can_wait = True
@@ -73,7 +74,7 @@ def _watch(work: Generator[Any, None, None], result: type[Result], *, progress: 
                 folder = group or event.folder
             elif isinstance(event, StepReport):
                 place = event.step
-            if cycle.agreed(event, int(asked.came)):
+            if poll.agreed(event, int(asked.came)):
                 # Closed here, a run saves all that it needs to go on.
                 events.close()
                 done = f"after step {place}" if place else "before a step of this session"

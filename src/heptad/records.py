@@ -28,16 +28,22 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees.
+    """What one step sees: of N images those n that are this rank's; a process alone has all.
 
-    inputs: [N, C, H, W], normalised. labels: int64 [N] in 0..K-1. ids: int64 [N], the images'
-    places in their data set. num_global: images of the batch over all ranks.
+    inputs: [n, C, H, W], normalised. labels: int64 [n] in 0..K-1. ids: int64 [n], the images'
+    places in their data set. all_labels, all_ids: the same of all ranks, [N].
     """
 
     inputs: Tensor
     labels: Tensor
     ids: Tensor
-    num_global: int
+    all_labels: Tensor
+    all_ids: Tensor
+
+    @property
+    def num_global(self) -> int:
+        """Images of the batch over all ranks, N."""
+        return len(self.all_ids)
 
 
 @dataclass(frozen=True, order=True)

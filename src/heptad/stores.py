@@ -258,7 +258,7 @@ def filling(
     """
     folder = store_folder(description)
     shards = list(read_shards(folder))
-    if not ranks.largest(len(find_rows(shards, keys)[1])):
+    if not ranks.largest_beside(len(find_rows(shards, keys)[1]))():
         return tuple(shards)
     with ExitStack() as lock:
 

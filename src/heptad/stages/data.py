@@ -799,7 +799,6 @@ def _batches(
 ) -> Iterator[Batch]:
     # Nothing, split, would be one batch of no images.
     for whole in torch.split(order, batch_size) if len(order) else ():
-        indices = ranks.share(whole)
-        inputs = source.take(indices, epoch)
-        labels = source.labels[indices].to(inputs.device)
-        yield Batch(inputs, labels, source.ids[indices], num_global=len(whole))
+        inputs = source.take(ranks.share(whole), epoch)
+        labels, ids = source.labels[whole].to(inputs.device), source.ids[whole]
+        yield Batch(inputs, ranks.share(labels), ranks.share(ids), labels, ids)

@@ -39,8 +39,8 @@ def score_batches(
             # Around the call alone: held over a yield, it would reach into the caller's code.
             with torch.inference_mode():
                 logits = model(batch.inputs)
-            parts = (logits, batch.labels, batch.ids)
-            yield Answers(*(ranks.merged(part, batch.num_global) for part in parts))
+            merged = ranks.merged(logits, batch.num_global)
+            yield Answers(merged, batch.all_labels, batch.all_ids)
     finally:
         model.train(was_training)
 

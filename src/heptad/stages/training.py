@@ -6,9 +6,8 @@ stopping and everything else happens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -32,33 +31,33 @@ def train_steps(
     for batch in batches:
         objective.optimizer.zero_grad()
         logits = model(batch.inputs)
-        part, loss = _losses(objective, logits, batch.labels, ranks)
+        part, waited_for = _losses(objective, logits, batch, ranks)
+        part.backward()  # type: ignore[no-untyped-call]
+        loss = waited_for()
         # On a GPU this would wait for every step; there the caller checks what it reads.
         if loss.device.type == "cpu" and not loss.isfinite():
             raise NotFiniteError(f"the loss is {loss.item()}.", hint=_blamed(batch, logits, ranks))
-        part.backward()  # type: ignore[no-untyped-call]
         if objective.gradient_clip is not None:
             clip_grad_norm_(objective.trained, objective.gradient_clip)
         objective.optimizer.step()
-        yield batch, loss.detach()
+        yield batch, loss
 
 
 def _losses(
-    objective: Objective, logits: Tensor, labels: Tensor, ranks: Ranks
-) -> tuple[Tensor, Tensor]:
-    """Give this rank's part of the batch's loss, and the batch's loss: the mean of the parts.
+    objective: Objective, logits: Tensor, batch: Batch, ranks: Ranks
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Give this rank's part of the batch's loss, and what waits for the loss, the parts' mean.
 
-    A rank may have no image of a batch: the sums are shared, not the means.
+    A rank may have no image of a batch: each divides its sum by what all images weigh.
     """
     if ranks.is_alone:
-        loss = objective.loss(logits, labels)
-        return loss, loss
+        loss = objective.loss(logits, batch.labels)
+        return loss, loss.detach
     weights = objective.class_weights
-    own = objective.loss(logits, labels, reduction="sum")
-    # Filled on the device: a number that is moved there would be waited for.
-    weight = own.new_full((), len(labels)) if weights is None else weights[labels].sum()
-    total, total_weight = ranks.sum(torch.stack([own, weight]).detach())
-    return own * (ranks.world_size / total_weight), total / total_weight
+    weight = batch.num_global if weights is None else weights[batch.all_labels].sum()
+    own = objective.loss(logits, batch.labels, reduction="sum") / weight
+    # The ranks' gradients become their mean.
+    return own * ranks.world_size, ranks.sum_beside(own)
 
 
 def _blamed(batch: Batch, logits: Tensor, ranks: Ranks) -> str:

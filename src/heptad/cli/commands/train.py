@@ -184,16 +184,16 @@ def _carry_out(
 def _follow(work: Generator[Event, None, None], show: Show) -> Where:
     """Carry out a training, and stop it between two reports when a signal asks for it."""
     from heptad.cli.display import Where
-    from heptad.cycle import agreed
+    from heptad.cycle import Poll
 
-    where = Where()
+    where, poll = Where(), Poll()
     with closing(work) as events:
         try:
             for event in events:
                 SIGNALS.will_be_asked()
                 show(event)
                 where.note(event)
-                pending = agreed(event, SIGNALS.pending)
+                pending = poll.agreed(event, SIGNALS.pending)
                 if pending is not None and not where.is_at_its_end:
                     # Closed here, a run saves all that it needs to go on.
                     events.close()
