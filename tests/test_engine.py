@@ -58,7 +58,7 @@ def test_winograds_rounding_is_within_24_units_of_float32():
 
 
 class Odd(nn.Module):
-    """What torchvision's networks lack: shared layers, odd paddings, a layer read twice."""
+    """What torchvision's lack: shared layers, odd paddings, a layer read twice, one of all pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,13 +68,15 @@ class Odd(nn.Module):
         self.uneven = nn.Conv2d(128, 128, (3, 1), padding=(1, 0), groups=2)
         self.wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2, padding_mode="reflect")
         self.last = nn.Conv2d(128, 128, 5, stride=3, padding=1, bias=False)
+        self.everywhere = nn.Linear(128, 128, bias=False)
 
     def forward(self, images):
         found = self.norm_1(self.shared(self.first(images)))
         found = found + self.norm_2(self.shared(found))
         uneven = self.uneven(found)
         both = uneven + self.norm_1(uneven)
-        return self.last(self.wide(both)).relu().flatten(1)
+        pixels = self.last(self.wide(both)).relu().permute(0, 2, 3, 1)
+        return self.everywhere(pixels).flatten(1)
 
 
 # What builds each, the side of its images in pixels, and how many it is to see at a time.
