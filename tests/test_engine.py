@@ -58,7 +58,7 @@ def test_winograds_rounding_is_within_24_units_of_float32():
 
 
 class Odd(nn.Module):
-    """What torchvision's lack: shared layers, odd paddings, a layer read twice, one of all pixels."""
+    """What torchvision lacks: shared layers, odd paddings, a layer read twice, one of pixels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,16 @@ def test_each_class_has_the_figures_of_scikit_learn(run, document):
         assert each["recall_interval"] == pytest.approx(tuple(interval))
     matrix = confusion_matrix(labels, logits.argmax(1), labels=range(10))
     assert found["confusion"] == matrix.tolist()
+
+
+def test_whoever_has_a_lenet_does_not_wait_for_torchvision(run):
+    # It takes almost as long to import as PyTorch.
+    code = (
+        f"import sys; from heptad.cli import main; assert main(['evaluate', {str(run)!r}]) == 0\n"
+        "assert 'torch' in sys.modules and 'torchvision' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_bins_hold_every_image_once_and_give_the_calibration_error(run, document):

@@ -75,13 +75,15 @@ def same_but(network, state, prefix):
 
 
 def test_the_table_of_files_agrees_with_torchvision():
-    """The enum's own address, and the eight digits in its file's name."""
+    """The enum's own address and preset, and the eight digits in its file's name."""
     for name, enum in (("vgg16", VGG16_Weights), ("resnet50", ResNet50_Weights)):
         known = ARCHITECTURES[name].weights
         assert next(iter(known)) == enum.DEFAULT.name
         for key, file in known.items():
             assert file.url == enum[key].url
             assert file.name == f"{name}-{file.sha256[:8]}.pth"
+            preset = enum[key].transforms()
+            assert (file.mean, file.deviation) == (tuple(preset.mean), tuple(preset.std))
 
 
 def test_known_weights_are_fetched_verified_and_loaded_under_a_new_last_layer(

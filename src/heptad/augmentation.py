@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample, pad
 
 from heptad.errors import RecipeError
 from heptad.randomness import derived_seed
-from heptad.recipe import Recipe
+from heptad.recipe import Recipe, fields_schema
 
 # SplitMix64: its increment, and the shifts and factors of its mixing (Steele, Lea & Flood, "Fast
 # splittable pseudorandom number generators", OOPSLA 2014; the constants are D. Stafford's "Mix13").
@@ -55,7 +55,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         # The recipe has fields of the same names, which say how far each may go.
-        settings = Recipe.model_json_schema()["properties"]
+        settings = fields_schema(Recipe)
         for name, value in asdict(self).items():
             most = settings[name]["maximum"]
             if not 0 <= value <= most:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torchvision.models import ResNet50_Weights, VGG16_Weights, resnet50, vgg16
 
 from heptad.architectures.lenet import LeNet5
 from heptad.architectures.lenet1998 import NUM_DIGITS, LeNet5Of1998
@@ -60,6 +59,33 @@ class Architecture:
     blocks: tuple[tuple[str, ...], ...] = ()
     maps: dict[str, str] = field(default_factory=dict)
     num_classes: int | None = None
+
+
+def _of_torchvision(name: str) -> Callable[[int, int], nn.Module]:
+    """Give what builds a network of torchvision's."""
+
+    def build(_: int, num_classes: int) -> nn.Module:
+        # Imported here: it brings PyTorch's compiler with it, and takes almost as long to import as
+        # PyTorch itself, which LeNet-5's users need not wait for.
+        from torchvision import models
+
+        network: nn.Module = models.get_model(name, num_classes=num_classes)
+        return network
+
+    return build
+
+
+def _published(name: str, *, num_bytes: int, sha256: str, is_confirmed: bool = True) -> WeightsFile:
+    """Give a file of torchvision's weights, which all have learned from images normalised alike."""
+    return WeightsFile(
+        name=name,
+        url=f"https://download.pytorch.org/models/{name}",
+        num_bytes=num_bytes,
+        sha256=sha256,
+        mean=(0.485, 0.456, 0.406),
+        deviation=(0.229, 0.224, 0.225),
+        is_confirmed=is_confirmed,
+    )
 
 
 def _vgg_trunk(num_classifier_layers: int) -> Callable[[Any], nn.Module]:
@@ -117,7 +143,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "vgg16": Architecture(
         name="vgg16",
-        build=lambda _, num_classes: vgg16(num_classes=num_classes),
+        build=_of_torchvision("vgg16"),
         last_layer="classifier.6",
         channels=(3,),
         # Five halvings leave one pixel of 32.
@@ -137,8 +163,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             ("classifier",),
         ),
         weights={
-            "IMAGENET1K_V1": WeightsFile.of(
-                VGG16_Weights.IMAGENET1K_V1,
+            "IMAGENET1K_V1": _published(
+                "vgg16-397923af.pth",
                 num_bytes=553_433_881,
                 sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
             ),
@@ -146,7 +172,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "resnet50": Architecture(
         name="resnet50",
-        build=lambda _, num_classes: resnet50(num_classes=num_classes),
+        build=_of_torchvision("resnet50"),
         last_layer="fc",
         channels=(3,),
         image_sizes=range(32, 1025),
@@ -156,15 +182,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         blocks=(("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("fc",)),
         weights={
-            "IMAGENET1K_V2": WeightsFile.of(
-                ResNet50_Weights.IMAGENET1K_V2,
+            "IMAGENET1K_V2": _published(
+                "resnet50-11ad3fa6.pth",
                 num_bytes=102_540_417,
                 sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
                 # From one source only: the eight digits in torchvision's file name decide.
                 is_confirmed=False,
             ),
-            "IMAGENET1K_V1": WeightsFile.of(
-                ResNet50_Weights.IMAGENET1K_V1,
+            "IMAGENET1K_V1": _published(
+                "resnet50-0676ba61.pth",
                 num_bytes=102_530_333,
                 sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
             ),

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 
@@ -44,20 +43,6 @@ class WeightsFile:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     is_confirmed: bool = True
-
-    @classmethod
-    def of(cls, weights: Any, *, num_bytes: int, sha256: str, is_confirmed: bool = True) -> Self:
-        """Take address and preset from an entry of torchvision's weights enums."""
-        preset = weights.transforms()
-        return cls(
-            name=weights.url.rsplit("/", 1)[-1],
-            url=weights.url,
-            num_bytes=num_bytes,
-            sha256=sha256,
-            mean=tuple(preset.mean),
-            deviation=tuple(preset.std),
-            is_confirmed=is_confirmed,
-        )
 
 
 def cached_places(weights: WeightsFile) -> Iterator[Path]:
