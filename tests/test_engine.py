@@ -15,6 +15,7 @@ from torchvision.models import mobilenet_v3_small, resnet18, resnet50, vgg11_bn,
 import heptad
 from heptad.cycle import preparing
 from heptad.errors import RecipeError
+from heptad.features import engine
 from heptad.features.engine import rewritten
 from heptad.features.trunk import engine_of
 from heptad.features.winograd import winograd, winograd_weight
@@ -116,16 +117,34 @@ def test_a_rewritten_network_errs_about_as_the_network_itself_does(name):
         assert value.stride() == before[key].stride()
 
 
-def test_all_the_ways_are_taken_and_every_batchnorm_is_gone():
+def test_all_the_ways_are_taken_and_every_batchnorm_and_sum_is_gone():
     network = with_real_statistics(resnet50(), 64)
     module = rewritten(network, drawn(1, 3, 64, 64), batch_size=64)
     kinds = [type(each).__name__ for each in module.modules()]
-    # 3 x 3 kernels that keep the size: three of the second stage, five of the third, and two of
-    # the fourth, of 2 x 2 pixels. Others that give 4 x 4 pixels or fewer: 13 of the third stage, 8
-    # of the fourth.
-    num_suited = 3 + 5 + 2 + 13 + 8
-    assert (kinds.count("Convolution"), kinds.count("Conv2d")) == (num_suited, 53 - num_suited)
-    assert "BatchNorm2d" not in kinds
+    # Of the second stage's 3 x 3 kernels three keep the size, 64 x 8 x 8 pixels of 128 channels;
+    # the later stages' see half as many values, and a quarter.
+    counts = kinds.count("WinogradConvolution"), kinds.count("LaidConvolution")
+    assert counts == (3, 53 - 3)
+    assert not {"BatchNorm2d", "Conv2d"} & {*kinds}
+    # ReLU is left behind Winograd's way alone.
+    called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    assert sum(".relu" in name for name in called) == 3
+    assert not [
+        node for node in module.graph.nodes if node.op == "call_function" and "add" in str(node)
+    ]
+
+
+def test_a_trunk_is_rewritten_without_the_operators_that_are_not_public(monkeypatch):
+    monkeypatch.setattr(engine, "LAYING", ("_no_such_operator",))
+    network = with_real_statistics(resnet18(), 64)
+    images = drawn(3, 3, 64, 64)
+    with torch.inference_mode():
+        module = rewritten(network, images, batch_size=64)
+        expected = network(images)
+        assert (module(images) - expected).abs().max() < 1e-5 * expected.abs().max()
+    kinds = {type(each).__name__ for each in module.modules()}
+    assert "Conv2d" in kinds
+    assert not {"LaidConvolution", "BatchNorm2d"} & kinds
 
 
 @pytest.fixture

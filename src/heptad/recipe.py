@@ -439,8 +439,8 @@ class RunOptions(Settings):
     engine: Literal["auto", "eager", "rewritten"] = Field(
         "auto",
         description="What computes the features of a frozen trunk: the network as it is, or "
-        "rewritten into fewer and larger products for the CPU; auto takes the latter where it "
-        "pays and its answers agree.",
+        "rewritten with fewer products and fused layers for the CPU; auto takes the latter where "
+        "it pays and its answers agree.",
     )
     cache_size: ByteSize = Field(
         ByteSize(20_000_000_000),

@@ -1,25 +1,26 @@
-"""The trunk rewritten for the processor: the same function in fewer, larger matrix products.
+"""The trunk rewritten for the processor: the same function with less to move and to multiply.
 
-BatchNorm is folded into the convolutions, and each convolution is computed in the way that suits
-its shape. All in plain PyTorch, with no compiler, and decided by sizes alone: ways chosen by
-timing would differ from run to run, and so would the features' last bits.
+BatchNorm is folded into the convolutions. Their weights are laid out once, and what is added right
+behind them and the ReLU are computed in the same go; where Winograd's way multiplies less, it is
+taken. No compiler is needed, and sizes alone decide: ways chosen by timing would differ from run to
+run, and so would the features' last bits.
 """
 
 from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable
+from collections import Counter
 from copy import deepcopy
-from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.functional import linear, pad
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from heptad.errors import RecipeError
-from heptad.features.winograd import winograd, winograd_weight
+from heptad.features.winograd import KERNEL, winograd, winograd_weight
 
 logger = logging.getLogger("heptad")
 
@@ -30,27 +31,58 @@ REWRITTEN = "rewritten"
 PARITY = 1e-4
 # Images that it is looked for in.
 NUM_COMPARED = 8
-# Up to so many output pixels in a batch a convolution takes longer to lay out its weights than to
-# add up, and one matrix product is faster (two cores of an Intel Xeon, torch 2.14.1, 2026-11: three
-# times at 128 pixels, as fast at 2,048).
-FEW_PIXELS = 1024
 # With fewer channels the transforms of Winograd's way cost more than it saves.
 LEAST_CHANNELS = 128
+# Values of a batch, on its side of fewer channels, below which its products are too small to pay:
+# it took 1.5 times as long as oneDNN at 32 x 8 x 8 pixels of 128 channels, two thirds as long at
+# 4 x 14 x 14 of 512 (two cores of an AMD EPYC, torch 2.14.1, 2026-11).
+LEAST_VALUES = 300_000
+# Operators of PyTorch that lay out a convolution's weights and compute with them.
+LAYING = ("_reorder_convolution_weight", "_convolution_pointwise")
 
-# Takes images [N, H, W, C], contiguous, and gives images of that kind.
-Way = Callable[[Tensor], Tensor]
 
+class LaidConvolution(nn.Module):
+    """A convolution by oneDNN with its weights laid out once, and with what comes right after it.
 
-class Convolution(nn.Module):
-    """A convolution of images [N, C, H, W], computed on [N, H, W, C] in a way of its own."""
+    PyTorch's own lays them out in every call, which for few pixels takes longer than all the rest.
+    The operators are those of `torch.compile` with freezing, and not public. inputs: the shape
+    [N, C, H, W] of most. rectifies: whether a ReLU comes last.
+    """
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, convolution: nn.Conv2d, inputs: list[int], *, rectifies: bool) -> None:
         super().__init__()
-        self._way = way
+        each = (convolution.padding, convolution.stride, convolution.dilation)
+        geometry = (*map(list, each), convolution.groups)
+        weight, bias = convolution.weight.detach(), convolution.bias
+        laid = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, inputs)
+        self._layer = (laid, None if bias is None else bias.detach(), *geometry)
+        self._rectifies = rectifies
+
+    def forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
+        """Convolve, and add what is given."""
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        if added is None:
+            last = "relu" if self._rectifies else "none"
+            answers: Tensor = convolve(images, *self._layer, last, [], "")
+        else:
+            then = "relu" if self._rectifies else None
+            answers = convolve.binary(images, added, *self._layer, "add", 1.0, then, [], "")
+        return answers
+
+
+class WinogradConvolution(nn.Module):
+    """A convolution with kernels of 3 x 3 and padding 1, in a quarter of the multiplications."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        weight, bias = convolution.weight.detach(), convolution.bias
+        self._weight = winograd_weight(weight)
+        self._bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Convolve; images laid channels last, as these ways give them, cost no copy."""
-        return self._way(images.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+        """Convolve; images laid channels last, as it gives them, cost no copy."""
+        laid = images.permute(0, 2, 3, 1).contiguous()
+        return winograd(laid, self._weight, self._bias).permute(0, 3, 1, 2)
 
 
 class Product(nn.Module):
@@ -127,57 +159,93 @@ def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module
     inputs: some [N, C, H, W] such as it will see. batch_size: how many it will see at a time, by
     which each convolution's way is chosen. For the CPU.
     """
-    sizes = _input_sizes(trunk, inputs)
     traced = fx.symbolic_trace(trunk)
-    modules = dict(trunk.named_modules())
+    with torch.inference_mode():
+        ShapeProp(traced).propagate(inputs[:1])
+    times_called = Counter(str(node.target) for node in traced.graph.nodes)
     for node in list(traced.graph.nodes):
-        if node.target is operator.add and _is_read_once(node.args[0]):
-            # Tracing loses that it was in place, which spares the cache a layer's output.
-            node.target = operator.iadd
-        layer = modules.get(str(node.target)) if node.op == "call_module" else None
+        layer = _layer(traced, node)
         # A class that is derived from it may compute something else.
         if type(layer) is nn.Linear:
             traced.add_submodule(node.target, Product(layer))
         # One that is called twice has more than one place, or more than one BatchNorm, to suit.
-        if not isinstance(layer, nn.Conv2d) or len(sizes[node.target]) != 1:
-            continue
-        reader = next(iter(node.users))
-        norm = modules.get(str(reader.target)) if reader.op == "call_module" else None
-        if _is_read_once(node) and isinstance(norm, nn.BatchNorm2d):
-            layer = _folded(layer, norm)
-            reader.replace_all_uses_with(node)
-            traced.graph.erase_node(reader)
-        suited = _suited(layer, sizes[node.target][0], batch_size)
-        traced.add_submodule(node.target, suited)
+        if isinstance(layer, nn.Conv2d) and times_called[node.target] == 1:
+            _rewrite(traced, node, layer, batch_size)
+    for node in traced.graph.nodes:
+        if node.target is operator.add and _is_read_once(node.args[0]):
+            # Tracing loses that it was in place, which spares the cache a layer's output.
+            node.target = operator.iadd
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
 
 
+def _rewrite(
+    traced: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, batch_size: int
+) -> None:
+    """Put what suits its shape in a convolution's place, and take in what comes right after it."""
+    name, images = str(node.target), node.args[0]
+    norm = _only_reader(node)
+    layer = _layer(traced, norm)
+    if norm and isinstance(layer, nn.BatchNorm2d):
+        convolution = _folded(convolution, layer)
+        _replace(norm, node)
+    shape = [batch_size, *_shape(images)[1:]]
+    if _suits_winograd(convolution, shape):
+        traced.add_submodule(name, WinogradConvolution(convolution))
+        return
+    if not _can_be_laid(convolution):
+        traced.add_submodule(name, deepcopy(convolution).to(memory_format=torch.channels_last))
+        return
+    total = _only_reader(node)
+    if total and (added := _added_to(node, total)):
+        # In the sum's place: what is added may be computed after what the convolution sees.
+        with traced.graph.inserting_before(total):
+            late = traced.graph.call_module(name, (images, added))
+        _replace(total, late)
+        traced.graph.erase_node(node)
+        node = late
+    rectifier = _only_reader(node)
+    rectifies = isinstance(_layer(traced, rectifier), nn.ReLU)
+    if rectifier and rectifies:
+        _replace(rectifier, node)
+    traced.add_submodule(name, LaidConvolution(convolution, shape, rectifies=rectifies))
+
+
+def _layer(traced: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    """Give the layer that a node of the graph calls, if it calls one."""
+    return traced.get_submodule(str(node.target)) if node and node.op == "call_module" else None
+
+
+def _shape(value: Any) -> list[int]:
+    """Give the shape of a value of the graph, of one image."""
+    return list(value.meta["tensor_meta"].shape)
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _replace(node: fx.Node, other: fx.Node) -> None:
+    """Let all that read a node read another one, and take it out of the graph."""
+    node.replace_all_uses_with(other)
+    other.meta = node.meta
+    node.graph.erase_node(node)
+
+
+def _added_to(node: fx.Node, total: fx.Node) -> fx.Node | None:
+    """Give what a sum adds to a value of the graph, if it is of the same shape."""
+    if total.target not in (operator.add, operator.iadd):
+        return None
+    others = [value for value in total.args if value is not node]
+    if len(others) == 1 and isinstance(others[0], fx.Node) and _shape(others[0]) == _shape(node):
+        return others[0]
+    return None
+
+
 def _is_read_once(value: object) -> bool:
     """Tell whether a value of a graph is a layer's output that nothing but the next node reads."""
     return isinstance(value, fx.Node) and value.op == "call_module" and len(value.users) == 1
-
-
-def _input_sizes(trunk: nn.Module, inputs: Tensor) -> dict[str, list[torch.Size]]:
-    """Find the sizes [H, W] of what each convolution sees, one a call, by its name."""
-    sizes: dict[str, list[torch.Size]] = {}
-
-    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, given: sizes.setdefault(name, []).append(given[0].shape[2:])
-
-    handles = [
-        module.register_forward_pre_hook(noting(name))
-        for name, module in trunk.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    try:
-        with torch.inference_mode():
-            trunk(inputs[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -186,81 +254,23 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return fuse_conv_bn_eval(exact, norm).to(convolution.weight.dtype)
 
 
-def _suited(convolution: nn.Conv2d, size: torch.Size, batch_size: int) -> nn.Module:
-    """Give a copy of the convolution, computed as suits so many inputs of [H, W] pixels."""
-    way = _way(convolution, size, batch_size) if _is_plain(convolution) else None
-    return Convolution(way) if way else deepcopy(convolution).to(memory_format=torch.channels_last)
-
-
-def _is_plain(convolution: nn.Conv2d) -> bool:
-    """Tell whether it is the same in both dimensions, and neither grouped nor dilated."""
+def _suits_winograd(convolution: nn.Conv2d, shape: list[int]) -> bool:
+    """Tell whether Winograd's way is to be taken for inputs of a shape [N, C, H, W]."""
+    few = min(convolution.in_channels, convolution.out_channels)
     return (
-        (convolution.groups, convolution.dilation) == (1, (1, 1))
-        and (convolution.padding_mode, isinstance(convolution.padding, str)) == ("zeros", False)
-        and len({*convolution.kernel_size}) == len({*convolution.stride}) == 1
-        and len({*convolution.padding}) == 1
+        (convolution.kernel_size, convolution.stride) == ((KERNEL, KERNEL), (1, 1))
+        and (convolution.padding, convolution.padding_mode) == ((1, 1), "zeros")
+        and (convolution.groups, convolution.dilation) == (1, (1, 1))
+        and few >= LEAST_CHANNELS
+        and shape[0] * few * shape[2] * shape[3] >= LEAST_VALUES
     )
 
 
-def _way(convolution: nn.Conv2d, size: torch.Size, batch_size: int) -> Way | None:
-    """Choose how a plain convolution is computed; None for PyTorch's own way."""
-    side, stride, margin = _geometry(convolution)
-    if (side, stride, margin) == (3, 1, 1):
-        if max(size) <= 2:
-            return _dense(convolution, size)
-        if min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS:
-            return _winograd(convolution)
-    down, across = ((pixels + 2 * margin - side) // stride + 1 for pixels in size)
-    return _patches(convolution) if batch_size * down * across <= FEW_PIXELS else None
-
-
-def _geometry(convolution: nn.Conv2d) -> tuple[int, int, int]:
-    """Give the kernel's side, the stride and the padding of a plain convolution."""
-    padding = convolution.padding
-    assert not isinstance(padding, str)
-    return convolution.kernel_size[0], convolution.stride[0], padding[0]
-
-
-def _bias(convolution: nn.Conv2d) -> Tensor:
-    if convolution.bias is None:
-        return convolution.weight.new_zeros(convolution.out_channels)
-    return convolution.bias.detach()
-
-
-def _dense(convolution: nn.Conv2d, size: torch.Size) -> Way:
-    """Compute 2 x 2 pixels or fewer, each of which bears on all, by one matrix for the whole image.
-
-    A direct convolution would multiply as often with the zeros around them.
-    """
-    height, width = size
-    num_inputs, num_outputs = convolution.in_channels, convolution.out_channels
-    weight, bias = convolution.weight.detach(), _bias(convolution).repeat(height * width)
-    matrix = weight.new_zeros(height, width, num_outputs, height, width, num_inputs)
-    for y, x, v, u in product(range(height), range(width), range(height), range(width)):
-        matrix[y, x, :, v, u] = weight[:, :, v - y + 1, u - x + 1]
-    matrix = matrix.reshape(height * width * num_outputs, height * width * num_inputs)
-    return lambda images: linear(images.flatten(1), matrix, bias).view(
-        -1, height, width, num_outputs
+def _can_be_laid(convolution: nn.Conv2d) -> bool:
+    """Tell whether oneDNN is there, with all that is needed, and knows the padding."""
+    return (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and all(hasattr(torch.ops.mkldnn, name) for name in LAYING)
+        and convolution.padding_mode == "zeros"
+        and not isinstance(convolution.padding, str)
     )
-
-
-def _winograd(convolution: nn.Conv2d) -> Way:
-    """Compute in a quarter of the multiplications; pays with many channels."""
-    weight, bias = winograd_weight(convolution.weight.detach()), _bias(convolution)
-    return lambda images: winograd(images, weight, bias)
-
-
-def _patches(convolution: nn.Conv2d) -> Way:
-    """Lay the patches under the kernel out as rows, and multiply them by one matrix."""
-    side, stride, margin = _geometry(convolution)
-    matrix = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1).contiguous()
-    bias = _bias(convolution)
-
-    def convolve(images: Tensor) -> Tensor:
-        # Without a margin, padding would still copy.
-        padded = pad(images, (0, 0, margin, margin, margin, margin)) if margin else images
-        patches = padded.unfold(1, side, stride).unfold(2, side, stride)  # [N, H, W, C, k, k]
-        rows = patches.permute(0, 1, 2, 4, 5, 3).reshape(-1, matrix.shape[1])
-        return linear(rows, matrix, bias).view(*patches.shape[:3], -1)
-
-    return convolve
