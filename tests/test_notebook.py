@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import heptad
 from heptad.interactive import train
@@ -70,27 +73,28 @@ def test_progress_is_a_line_an_epoch_outside_notebooks(recipe, workplace, capsys
     assert capsys.readouterr().out == ""
 
 
-def interrupt_at(monkeypatch, number: int, *, times: int = 1) -> None:
-    """Send this process SIGINT in the midst of its n-th training step."""
-    import torch
+@contextmanager
+def interrupted_at(number: int, *, times: int = 1) -> Iterator[None]:
+    """Send this process SIGINT right before the n-th step of an optimizer."""
+    count = iter(range(1, 1000))
 
-    step, count = torch.optim.Adam.step, iter(range(1, 1000))
-
-    def stepping(self, *args, **options):
+    def interrupt(*_) -> None:
         if next(count) == number:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args, **options)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", stepping)
+    handle = register_optimizer_step_pre_hook(interrupt)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def test_an_interrupt_saves_and_the_run_goes_on_to_the_bit(recipe, workplace, monkeypatch):
+def test_an_interrupt_saves_and_the_run_goes_on_to_the_bit(recipe, workplace):
     straight = train(recipe, ONE_THREAD.changed(out="straight"))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
-        with pytest.raises(KeyboardInterrupt, match=r"after step 5; `heptad resume run` goes on"):
-            train(recipe, ONE_THREAD.changed(out="run"))
+    said = r"after step 5; `heptad resume run` goes on"
+    with interrupted_at(5), pytest.raises(KeyboardInterrupt, match=said):
+        train(recipe, ONE_THREAD.changed(out="run"))
     assert checkpoints(Path("run")) == {"step-00000005"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run = train(recipe, ONE_THREAD.changed(out="run", resume=True))
@@ -98,20 +102,19 @@ def test_an_interrupt_saves_and_the_run_goes_on_to_the_bit(recipe, workplace, mo
     assert result_of(run.folder) == result_of(straight.folder)
 
 
-def test_a_second_interrupt_stops_at_once(recipe, workplace, monkeypatch):
-    interrupt_at(monkeypatch, 5, times=2)
-    with pytest.raises(KeyboardInterrupt) as raised:
+def test_a_second_interrupt_stops_at_once(recipe, workplace):
+    with interrupted_at(5, times=2), pytest.raises(KeyboardInterrupt) as raised:
         train(recipe, ONE_THREAD.changed(out="run"))
     assert "resume" not in str(raised.value)
     assert checkpoints(Path("run")) == set()
 
 
-def test_a_handler_that_is_not_pythons_own_is_left_alone(recipe, workplace, monkeypatch):
+def test_a_handler_that_is_not_pythons_own_is_left_alone(recipe, workplace):
     came = []
     before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
     try:
-        interrupt_at(monkeypatch, 3)
-        assert train(recipe, ONE_THREAD).metrics
+        with interrupted_at(3):
+            assert train(recipe, ONE_THREAD).metrics
     finally:
         signal.signal(signal.SIGINT, before)
     assert came == [True]

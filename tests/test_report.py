@@ -16,8 +16,11 @@ import torch
 from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import mobilenet_v3_small, resnet18
 
 import heptad
+from heptad.architectures.lenet import LeNet5
 from heptad.cli import main
 from heptad.cli.display import show_summary
 from heptad.datasets.label_errors import LABEL_ERRORS
@@ -554,6 +557,22 @@ def test_covering_what_decides_lowers_the_probability_and_nothing_else_does():
     assert torch.allclose(found[4:], unmoved)
     assert torch.allclose(found[:, 4:], unmoved)
     assert found[0, 0] < unmoved
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (LeNet5(), (1, 1, 32, 32)),
+        (resnet18(), (1, 3, 64, 64)),
+        (mobilenet_v3_small(), (2, 3, 64, 64)),
+    ],
+    ids=["lenet5", "resnet18", "grouped"],
+)
+def test_multiplications_are_counted_as_pytorch_counts_them(network, shape):
+    inputs = torch.zeros(shape)
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(inputs)
+    assert 2 * looks.count_products(network, inputs) == counter.get_total_flops()
 
 
 def test_the_label_errors_of_mnist_are_at_the_labels_that_were_published(mnist):

@@ -407,3 +407,16 @@ def test_a_file_that_cannot_be_written_whole_is_not_there_and_ends_with_3(digits
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert not list((tmp_path / "run").glob("*.pth"))
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".heptad-lock"]
+
+
+def test_training_a_lenet_imports_neither_torchvision_nor_the_compiler(digits, tmp_path):
+    """Each takes about as long to import as PyTorch without them."""
+    out = tmp_path / "run"
+    words = ["train", "lenet5", "--data", str(digits), "--epochs", "1", "--out", str(out)]
+    code = (
+        f"import sys; from heptad.cli import main; assert main({words!r}) == 0\n"
+        "assert 'torch' in sys.modules and not {'torchvision', 'torch._dynamo'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"report.html", "lenet5_digits.pth"} <= names_in(out)
