@@ -15,7 +15,6 @@ from torchvision.models import mobilenet_v3_small, resnet18, resnet50, vgg11_bn,
 import heptad
 from heptad.cycle import preparing
 from heptad.errors import RecipeError
-from heptad.features import engine
 from heptad.features.engine import rewritten
 from heptad.features.trunk import engine_of
 from heptad.features.winograd import winograd, winograd_weight
@@ -80,6 +79,30 @@ class Odd(nn.Module):
         return self.everywhere(pixels).flatten(1)
 
 
+class Sums(nn.Module):
+    """Sums that a convolution cannot take in, or not where they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.skip = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.body, self.last = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.mark, self.pool = nn.Conv2d(16, 16, 1), nn.AdaptiveAvgPool2d(1)
+        self.relu, self.drop = nn.ReLU(inplace=True), nn.Dropout()
+        self.template = nn.Parameter(drawn(1, 16, 12, 12))
+
+    def forward(self, images):
+        before = self.stem(images)
+        skipped = self.skip(before)
+        # Overwrites what `skip` has seen.
+        found = self.body(self.relu(before)) + skipped
+        # Adds a number, what has one row for all images, and what is smaller.
+        found = self.last(found) + found.size(1)
+        found = self.mark(self.template) + found
+        # Dropout gives what it was given, which is still needed.
+        raised = self.drop(found) + 1.0
+        return (self.pool(found) + found + raised).flatten(1)
+
+
 # What builds each, the side of its images in pixels, and how many it is to see at a time.
 NETWORKS = {
     "resnet50, a few images": (resnet50, 64, 2),
@@ -89,6 +112,7 @@ NETWORKS = {
     "vgg11_bn": (lambda: vgg11_bn().features, 64, 2),
     "mobilenet": (lambda: mobilenet_v3_small().features, 64, 16),
     "odd": (Odd, 12, 2),
+    "sums": (Sums, 12, 2),
 }
 
 
@@ -134,8 +158,8 @@ def test_all_the_ways_are_taken_and_every_batchnorm_and_sum_is_gone():
     ]
 
 
-def test_a_trunk_is_rewritten_without_the_operators_that_are_not_public(monkeypatch):
-    monkeypatch.setattr(engine, "LAYING", ("_no_such_operator",))
+def test_without_onednn_convolutions_stay_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     network = with_real_statistics(resnet18(), 64)
     images = drawn(3, 3, 64, 64)
     with torch.inference_mode():
@@ -145,6 +169,15 @@ def test_a_trunk_is_rewritten_without_the_operators_that_are_not_public(monkeypa
     kinds = {type(each).__name__ for each in module.modules()}
     assert "Conv2d" in kinds
     assert not {"LaidConvolution", "BatchNorm2d"} & kinds
+
+
+def test_winograds_way_is_not_taken_where_tiles_are_mostly_beyond_the_edge():
+    network = nn.Sequential(nn.Conv2d(512, 512, 3, padding=1))
+    kinds = {
+        side: {type(each).__name__ for each in rewritten(network, images, batch_size=100).modules()}
+        for side, images in ((side, drawn(1, 512, side, side)) for side in (2, 5, 7, 8))
+    }
+    assert {side for side in kinds if "WinogradConvolution" in kinds[side]} == {7, 8}
 
 
 @pytest.fixture

@@ -12,15 +12,14 @@ import logging
 import operator
 from collections import Counter
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from heptad.errors import RecipeError
-from heptad.features.winograd import KERNEL, winograd, winograd_weight
+from heptad.features.winograd import KERNEL, TILE, winograd, winograd_weight
 
 logger = logging.getLogger("heptad")
 
@@ -37,6 +36,8 @@ LEAST_CHANNELS = 128
 # it took 1.5 times as long as oneDNN at 32 x 8 x 8 pixels of 128 channels, two thirds as long at
 # 4 x 14 x 14 of 512 (two cores of an AMD EPYC, torch 2.14.1, 2026-11).
 LEAST_VALUES = 300_000
+# Pixels of its tiles of 4 x 4 for each pixel of an image; at 5 x 5 most would be thrown away.
+MOST_OVERHANG = 2
 # Operators of PyTorch that lay out a convolution's weights and compute with them.
 LAYING = ("_reorder_convolution_weight", "_convolution_pointwise")
 
@@ -71,7 +72,7 @@ class LaidConvolution(nn.Module):
 
 
 class WinogradConvolution(nn.Module):
-    """A convolution with kernels of 3 x 3 and padding 1, in a quarter of the multiplications."""
+    """A convolution with kernels of 3 x 3 and padding 1, in down to a quarter of the products."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -103,6 +104,10 @@ class Product(nn.Module):
         if self._bias is not None:
             answers += self._bias
         return answers.view(*rows.shape[:-1], -1)
+
+
+# Layers whose outputs are theirs alone; an in-place ReLU, or Dropout, gives what it was given.
+GIVING_NEW_MEMORY = (LaidConvolution, WinogradConvolution, nn.Conv2d, nn.BatchNorm2d)
 
 
 def start_engine(
@@ -146,6 +151,8 @@ def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[nn.Modu
         # again in the pass.
         except Exception as error:
             return None, f"it fails ({type(error).__name__}: {error})"
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            return None, "its answers are of another shape or type"
         difference = float((found - expected).abs().max() / expected.abs().max())
     # Written so that NaN does not pass; whether the trunk itself gives it, its pass will tell.
     if difference <= PARITY or not expected.isfinite().all():
@@ -161,18 +168,19 @@ def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module
     """
     traced = fx.symbolic_trace(trunk)
     with torch.inference_mode():
-        ShapeProp(traced).propagate(inputs[:1])
+        # Of two images, so that what has one row for all of them looks different.
+        _Noting(traced).run(torch.cat([inputs[:1], inputs[:1]]))
     times_called = Counter(str(node.target) for node in traced.graph.nodes)
     for node in list(traced.graph.nodes):
         layer = _layer(traced, node)
-        # A class that is derived from it may compute something else.
+        # A class that is derived from these may compute something else.
         if type(layer) is nn.Linear:
             traced.add_submodule(node.target, Product(layer))
         # One that is called twice has more than one place, or more than one BatchNorm, to suit.
-        if isinstance(layer, nn.Conv2d) and times_called[node.target] == 1:
+        if type(layer) is nn.Conv2d and times_called[node.target] == 1:
             _rewrite(traced, node, layer, batch_size)
     for node in traced.graph.nodes:
-        if node.target is operator.add and _is_read_once(node.args[0]):
+        if node.target is operator.add and _can_take_a_sum(traced, node.args[0], node):
             # Tracing loses that it was in place, which spares the cache a layer's output.
             node.target = operator.iadd
     traced.delete_all_unused_submodules()
@@ -180,17 +188,36 @@ def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module
     return traced.eval()
 
 
+class Kind(NamedTuple):
+    """What a tensor of the graph is, for two images."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class _Noting(fx.Interpreter):
+    """Carries out a graph, and notes at each node what tensor it gives."""
+
+    extra_traceback = False
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        node.meta["kind"] = Kind(value.shape, value.dtype) if isinstance(value, Tensor) else None
+        return value
+
+
 def _rewrite(
     traced: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, batch_size: int
 ) -> None:
     """Put what suits its shape in a convolution's place, and take in what comes right after it."""
     name, images = str(node.target), node.args[0]
+    assert isinstance(images, fx.Node)
     norm = _only_reader(node)
     layer = _layer(traced, norm)
-    if norm and isinstance(layer, nn.BatchNorm2d):
+    if norm and type(layer) is nn.BatchNorm2d:
         convolution = _folded(convolution, layer)
         _replace(norm, node)
-    shape = [batch_size, *_shape(images)[1:]]
+    shape = [batch_size, *images.meta["kind"].shape[1:]]
     if _suits_winograd(convolution, shape):
         traced.add_submodule(name, WinogradConvolution(convolution))
         return
@@ -199,14 +226,10 @@ def _rewrite(
         return
     total = _only_reader(node)
     if total and (added := _added_to(node, total)):
-        # In the sum's place: what is added may be computed after what the convolution sees.
-        with traced.graph.inserting_before(total):
-            late = traced.graph.call_module(name, (images, added))
-        _replace(total, late)
-        traced.graph.erase_node(node)
-        node = late
+        _replace(total, node)
+        node.args = (images, added)
     rectifier = _only_reader(node)
-    rectifies = isinstance(_layer(traced, rectifier), nn.ReLU)
+    rectifies = type(_layer(traced, rectifier)) is nn.ReLU
     if rectifier and rectifies:
         _replace(rectifier, node)
     traced.add_submodule(name, LaidConvolution(convolution, shape, rectifies=rectifies))
@@ -217,11 +240,6 @@ def _layer(traced: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node and node.op == "call_module" else None
 
 
-def _shape(value: Any) -> list[int]:
-    """Give the shape of a value of the graph, of one image."""
-    return list(value.meta["tensor_meta"].shape)
-
-
 def _only_reader(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
@@ -229,23 +247,30 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 def _replace(node: fx.Node, other: fx.Node) -> None:
     """Let all that read a node read another one, and take it out of the graph."""
     node.replace_all_uses_with(other)
-    other.meta = node.meta
     node.graph.erase_node(node)
 
 
 def _added_to(node: fx.Node, total: fx.Node) -> fx.Node | None:
-    """Give what a sum adds to a value of the graph, if it is of the same shape."""
-    if total.target not in (operator.add, operator.iadd):
+    """Give what is added to a value of the graph right after it, if it is of the same kind.
+
+    With anything in between, what is added might not be there yet, or be overwritten meanwhile.
+    """
+    if total.target not in (operator.add, operator.iadd) or node.next is not total:
         return None
-    others = [value for value in total.args if value is not node]
-    if len(others) == 1 and isinstance(others[0], fx.Node) and _shape(others[0]) == _shape(node):
-        return others[0]
+    for value in total.args:
+        if isinstance(value, fx.Node) and value is not node:
+            return value if value.meta["kind"] == node.meta["kind"] else None
     return None
 
 
-def _is_read_once(value: object) -> bool:
-    """Tell whether a value of a graph is a layer's output that nothing but the next node reads."""
-    return isinstance(value, fx.Node) and value.op == "call_module" and len(value.users) == 1
+def _can_take_a_sum(traced: fx.GraphModule, value: object, total: fx.Node) -> bool:
+    """Tell whether a sum may overwrite its first part: memory that nothing else reads or shares."""
+    return (
+        isinstance(value, fx.Node)
+        and type(_layer(traced, value)) in GIVING_NEW_MEMORY
+        and _only_reader(value) is total
+        and value.meta["kind"] == total.meta["kind"]
+    )
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -257,12 +282,15 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 def _suits_winograd(convolution: nn.Conv2d, shape: list[int]) -> bool:
     """Tell whether Winograd's way is to be taken for inputs of a shape [N, C, H, W]."""
     few = min(convolution.in_channels, convolution.out_channels)
+    height, width = shape[2:]
+    pixels, tiles = height * width, -(-height // TILE) * -(-width // TILE)
     return (
         (convolution.kernel_size, convolution.stride) == ((KERNEL, KERNEL), (1, 1))
         and (convolution.padding, convolution.padding_mode) == ((1, 1), "zeros")
         and (convolution.groups, convolution.dilation) == (1, (1, 1))
         and few >= LEAST_CHANNELS
-        and shape[0] * few * shape[2] * shape[3] >= LEAST_VALUES
+        and shape[0] * few * pixels >= LEAST_VALUES
+        and tiles * TILE**2 <= MOST_OVERHANG * pixels
     )
 
 
@@ -270,6 +298,7 @@ def _can_be_laid(convolution: nn.Conv2d) -> bool:
     """Tell whether oneDNN is there, with all that is needed, and knows the padding."""
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and convolution.weight.dtype == torch.float32
         and all(hasattr(torch.ops.mkldnn, name) for name in LAYING)
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)
