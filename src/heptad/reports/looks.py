@@ -244,9 +244,10 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, _: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        answers = function(*args, **(kwargs or {}))
+        given = kwargs or {}
+        answers = function(*args, **given)
         if function in (conv2d, linear):
-            weight = args[1]
+            weight = args[1] if len(args) > 1 else given["weight"]
             self.count += weight.numel() * (answers.numel() // len(weight))
         return answers
 
