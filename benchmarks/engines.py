@@ -1,18 +1,21 @@
 """Ways to compute the features of a frozen trunk, in images a second, side by side.
 
     python benchmarks/engines.py [resnet50] [vgg16] [--rounds 3] [--compile] [--openvino]
+        [--size PIXELS] [--beside FILE]
 
 ResNet50 at 64 pixels and VGG16 at 224 pixels, made weights, in the batches of Heptad's pass: the
 network as it is, laid channels last, rewritten as Heptad runs it, and mixed as with `precision =
 bfloat16`; with --compile torch.compile with freezing (which needs a C++ compiler), with --openvino
-OpenVINO in float32 (`pip install openvino`). The ways take turns; the median of the rounds counts,
-a ratio is against the network as it is.
+OpenVINO in float32 (`pip install openvino`), with --beside as another version's
+src/heptad/features/engine.py rewrites it. The ways take turns; the median of the rounds counts, a
+ratio is against the network as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import runpy
 import statistics
 from collections.abc import Callable
 from time import perf_counter
@@ -76,8 +79,14 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Compute]] = {
 }
 
 
+def by_another(path: str) -> Callable[[nn.Module, Tensor], Compute]:
+    other = runpy.run_path(path)["rewritten"]
+    return lambda trunk, images: other(trunk, images[:1], batch_size=len(images))
+
+
 def measure(name: str, wanted: argparse.Namespace) -> None:
     size, repeats = SIZES[name]
+    size = wanted.size or size
     batch_size = images_at_a_time(size)
     trunk = made_trunk(name)
     images = 2 * torch.rand(batch_size, 3, size, size) - 1
@@ -86,7 +95,8 @@ def measure(name: str, wanted: argparse.Namespace) -> None:
     ways: dict[str, Compute] = {}
     rates: dict[str, list[float]] = {}
     expected = copy.deepcopy(trunk).double()(images.double())
-    for way, make in WAYS.items():
+    beside = {"rewritten by --beside": by_another(wanted.beside)} if wanted.beside else {}
+    for way, make in {**WAYS, **beside}.items():
         if not asked_for.get(way, True):
             continue
         started_at = perf_counter()
@@ -114,6 +124,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--openvino", action="store_true")
+    parser.add_argument("--size", type=int, metavar="PIXELS")
+    parser.add_argument("--beside", metavar="FILE")
     wanted = parser.parse_args()
     with torch.inference_mode():
         for name in wanted.names:
