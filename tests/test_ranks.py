@@ -527,9 +527,11 @@ def test_no_device_is_named_for_several_ranks(monkeypatch, name):
 # --------------------------------------------------------------------------- torchrun itself
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def torchrun(*words: str, options: tuple[str, ...] = ()) -> list[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*start, *options, "-m", "heptad", *words]
+    return [*TORCHRUN, *options, "-m", "heptad", *words]
 
 
 @SLOW
@@ -545,6 +547,31 @@ def test_torchrun_restarts_a_rank_that_was_killed_and_the_end_is_the_same(digits
     assert process.returncode == 0, errors
     assert metrics_of(run)["execution"]["resumed_from"]
     assert result_of(run) == result_of(straight)
+
+
+@SLOW
+def test_a_rank_that_ends_leaves_no_thread_of_its_group_to_abort_it(digits, run, tmp_path):
+    script = tmp_path / "ends.py"
+    script.write_text(LISTING_ITS_THREADS)
+    start = [*TORCHRUN, str(script), *train_words(digits, run)]
+    printed = subprocess.run(start, check=True, capture_output=True, text=True).stdout
+    threads = [line for line in printed.splitlines() if line.startswith("threads: ")]
+    assert len(threads) == 2
+    assert not any("gloo" in names for names in threads)
+
+
+LISTING_ITS_THREADS = """
+import atexit, sys
+from pathlib import Path
+from heptad.cli import main
+
+def list_threads():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    print("threads:", *names, flush=True)
+
+atexit.register(list_threads)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @SLOW

@@ -350,6 +350,10 @@ def joined(timeout_s: int) -> Iterator[Ranks]:
 def _meet(ranks: Ranks, timeout_s: int) -> None:
     import torch
 
+    # Imported later, as DistributedDataParallel does, its default arguments would keep the group of
+    # that time for ever, with threads that may abort a process that ends (pytorch#179291).
+    import torch.distributed.nn.functional
+
     dist = _dist()
     _keep_to_this_machine()
     is_for_gpus = torch.cuda.is_available() and dist.is_nccl_available()
