@@ -21,9 +21,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from heptad.errors import RecipeError
 from heptad.features.layers import (
     LaidConvolution,
-    Product,
+    OneDnnLinear,
     WinogradConvolution,
     can_be_laid,
+    has_operators,
     suits_winograd,
 )
 
@@ -104,8 +105,8 @@ def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module
     for node in list(traced.graph.nodes):
         layer = _layer(traced, node)
         # A class that is derived from these may compute something else.
-        if type(layer) is nn.Linear:
-            traced.add_submodule(node.target, Product(layer))
+        if type(layer) is nn.Linear and has_operators(layer.weight):
+            traced.add_submodule(node.target, OneDnnLinear(layer))
         # One that is called twice has more than one place, or more than one BatchNorm, to suit.
         if type(layer) is nn.Conv2d and times_called[node.target] == 1:
             _rewrite(traced, node, layer, batch_size)
@@ -148,21 +149,19 @@ def _rewrite(
         convolution = _folded(convolution, layer)
         _replace(norm, node)
     shape = [batch_size, *images.meta["kind"].shape[1:]]
-    if suits_winograd(convolution, shape):
-        traced.add_submodule(name, WinogradConvolution(convolution))
-        return
     if not can_be_laid(convolution):
         traced.add_submodule(name, deepcopy(convolution).to(memory_format=torch.channels_last))
         return
+    kind = WinogradConvolution if suits_winograd(convolution, shape) else LaidConvolution
     total = _only_reader(node)
-    if total and (added := _added_to(node, total)):
+    if kind is LaidConvolution and total and (added := _added_to(node, total)):
         _replace(total, node)
         node.args = (images, added)
     rectifier = _only_reader(node)
     rectifies = type(_layer(traced, rectifier)) is nn.ReLU
     if rectifier and rectifies:
         _replace(rectifier, node)
-    traced.add_submodule(name, LaidConvolution(convolution, shape, rectifies=rectifies))
+    traced.add_submodule(name, kind(convolution, shape, rectifies=rectifies))
 
 
 def _layer(traced: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:

@@ -5,21 +5,23 @@ For float32 on the CPU, without gradients; weights are laid out once, when a lay
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from heptad.features.winograd import KERNEL, TILE, winograd, winograd_weight
+from heptad.features.winograd import KERNEL, TILE, as_products, num_tiles_at_a_time, winograd
 
 # With fewer channels the transforms of Winograd's way cost more than it saves.
 LEAST_CHANNELS = 128
 # Values of a batch, on its side of fewer channels, below which its products are too small to pay:
-# it took 1.5 times as long as oneDNN at 32 x 8 x 8 pixels of 128 channels, two thirds as long at
-# 4 x 14 x 14 of 512 (two cores of an AMD EPYC, torch 2.14.1, 2026-11).
-LEAST_VALUES = 300_000
+# at 4 x 7 x 7 pixels of 256 channels it took 1.1 times as long as oneDNN, at 32 x 4 x 4 three
+# quarters (two cores of an AMD EPYC with AVX-512, torch 2.14.1, 2026-11).
+LEAST_VALUES = 130_000
 # Pixels of its tiles of 4 x 4 for each pixel of an image; at 5 x 5 most would be thrown away.
 MOST_OVERHANG = 2
-# Operators of PyTorch that lay out a convolution's weights and compute with them.
-LAYING = ("_reorder_convolution_weight", "_convolution_pointwise")
+# Operators of PyTorch that lay out a convolution's weights, and that compute with oneDNN.
+OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_linear_pointwise")
 
 
 class LaidConvolution(nn.Module):
@@ -52,25 +54,35 @@ class LaidConvolution(nn.Module):
 
 
 class WinogradConvolution(nn.Module):
-    """A convolution with kernels of 3 x 3 and padding 1, in down to a quarter of the products."""
+    """A convolution with kernels of 3 x 3 and padding 1, in down to a quarter of the products.
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
+    inputs: the shape [N, C, H, W] of most. rectifies: whether a ReLU comes last.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, inputs: list[int], *, rectifies: bool) -> None:
         super().__init__()
-        weight, bias = convolution.weight.detach(), convolution.bias
-        self._weight = winograd_weight(weight)
-        self._bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+        products = as_products(convolution)
+        batch_size, _, height, width = inputs
+        shape = [1, products.in_channels, num_tiles_at_a_time(batch_size, height, width), 1]
+        self._convolve = partial(
+            winograd,
+            products=LaidConvolution(products, shape, rectifies=False),
+            num_outputs=convolution.out_channels,
+            batch_size=batch_size,
+            rectifies=rectifies,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve; images laid channels last, as it gives them, cost no copy."""
         laid = images.permute(0, 2, 3, 1).contiguous()
-        return winograd(laid, self._weight, self._bias).permute(0, 3, 1, 2)
+        return self._convolve(laid).permute(0, 3, 1, 2)
 
 
-class Product(nn.Module):
-    """A linear layer of rows [..., Cin], computed as weights times rows.
+class OneDnnLinear(nn.Module):
+    """A linear layer by oneDNN, its weights as they lie: large ones are not kept twice.
 
-    Of few rows rows times weights is slower: two and a half times for four of VGG16's first linear
-    layer, which takes a tenth of its pass (two cores of an AMD EPYC, torch 2.14.1, 2026-11).
+    Of few rows PyTorch's own is much slower: twice for four of VGG16's first linear layer, which
+    took an eighth of its pass (two cores of an AMD EPYC with AVX-512, torch 2.14.1, 2026-11).
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -79,11 +91,10 @@ class Product(nn.Module):
         self._bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Multiply, and add the bias."""
-        answers = torch.mm(self._weight, rows.flatten(0, -2).t()).t().contiguous()
-        if self._bias is not None:
-            answers += self._bias
-        return answers.view(*rows.shape[:-1], -1)
+        """Multiply rows [..., Cin], and add the bias."""
+        multiply = torch.ops.mkldnn._linear_pointwise
+        answers: Tensor = multiply(rows, self._weight, self._bias, "none", [], "")
+        return answers
 
 
 def suits_winograd(convolution: nn.Conv2d, shape: list[int]) -> bool:
@@ -101,12 +112,19 @@ def suits_winograd(convolution: nn.Conv2d, shape: list[int]) -> bool:
     )
 
 
-def can_be_laid(convolution: nn.Conv2d) -> bool:
-    """Tell whether oneDNN is there, with all that is needed, and knows the padding."""
+def has_operators(weight: Tensor) -> bool:
+    """Tell whether oneDNN is there, with all that is needed, for weights of a type."""
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and convolution.weight.dtype == torch.float32
-        and all(hasattr(torch.ops.mkldnn, name) for name in LAYING)
+        and weight.dtype == torch.float32
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
+    )
+
+
+def can_be_laid(convolution: nn.Conv2d) -> bool:
+    """Tell whether a convolution can be one of oneDNN's here, which knows no odd padding."""
+    return (
+        has_operators(convolution.weight)
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)
     )

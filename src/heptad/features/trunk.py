@@ -24,6 +24,7 @@ from heptad.architectures import Architecture, Split
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
 from heptad.features.engine import EAGER, REWRITTEN, start_engine
+from heptad.features.memory import freed_memory_kept
 from heptad.files import Held, digest_of, hold
 from heptad.recipe import Recipe
 from heptad.records import PassReport
@@ -362,23 +363,25 @@ def _answers(
     """
     waiting = deque(batches)
     is_said = False
-    while waiting:
-        view, places, indices = batch = waiting.popleft()
-        try:
-            features = _answer(trunk, view.take(indices), view.source.ids[indices], dtype)
-        except Exception as error:
-            if len(places) == 1 or not is_of_memory(error):
-                raise
-            if not is_said:
-                logger.warning(
-                    "memory does not suffice for %d images at a time; the trunk's pass takes fewer",
-                    len(places),
-                )
-            is_said = True
-            most = len(places) // 2
-            waiting = deque(part for rest in (batch, *waiting) for part in _parts(rest, most))
-            continue
-        yield places, features
+    with freed_memory_kept():
+        while waiting:
+            view, places, indices = batch = waiting.popleft()
+            try:
+                features = _answer(trunk, view.take(indices), view.source.ids[indices], dtype)
+            except Exception as error:
+                if len(places) == 1 or not is_of_memory(error):
+                    raise
+                if not is_said:
+                    logger.warning(
+                        "memory does not suffice for %d images at a time; the trunk's pass takes"
+                        " fewer",
+                        len(places),
+                    )
+                is_said = True
+                most = len(places) // 2
+                waiting = deque(part for rest in (batch, *waiting) for part in _parts(rest, most))
+                continue
+            yield places, features
 
 
 def _answer(trunk: nn.Module, inputs: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
