@@ -156,9 +156,11 @@ def test_a_rewritten_network_errs_about_as_the_network_itself_does(name):
     images = drawn(3, 3, size, size)
     with torch.inference_mode():
         exact = copy.deepcopy(network).double()(images.double())
-        error = (network(images) - exact).abs().max()
+        # Channels last, as oneDNN sums then in the same order.
+        laid = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        error = (laid(images) - exact).abs().max()
         found = rewritten(network, images, batch_size=batch_size)(images)
-    assert (found - exact).abs().max() < 5 * error
+    assert (found - exact).abs().max() < 2.5 * error
     # A control: what it would be taken for is not as near.
     assert (exact[0] - exact[1]).abs().max() > 1000 * error
     for key, value in network.state_dict().items():
