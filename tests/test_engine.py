@@ -74,6 +74,15 @@ def test_winograds_convolution_is_the_direct_one(size, batch_size):
     torch.testing.assert_close(found, expected.relu(), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("num_channels", [257, 258, 1024])
+def test_winograds_sums_over_many_channels_are_whole(num_channels):
+    images, weight = drawn(2, num_channels, 5, 6), drawn(4, num_channels, 3, 3, seed=1)
+    images, weight, bias = images.double(), weight.double(), drawn(4, seed=2).double()
+    found = by_winograd(images, weight, bias)
+    expected = conv2d(images, weight, bias, padding=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 def test_winograds_rounding_is_within_24_units_of_float32():
     """With the customary points 0, 1, -1, 2, -2 it is about 33."""
     images, weight = drawn(4, 128, 16, 16).relu(), drawn(128, 128, 3, 3, seed=1)
@@ -156,11 +165,9 @@ def test_a_rewritten_network_errs_about_as_the_network_itself_does(name):
     images = drawn(3, 3, size, size)
     with torch.inference_mode():
         exact = copy.deepcopy(network).double()(images.double())
-        # Channels last, as oneDNN sums then in the same order.
-        laid = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        error = (laid(images) - exact).abs().max()
+        error = (network(images) - exact).abs().max()
         found = rewritten(network, images, batch_size=batch_size)(images)
-    assert (found - exact).abs().max() < 2.5 * error
+    assert (found - exact).abs().max() < 5 * error
     # A control: what it would be taken for is not as near.
     assert (exact[0] - exact[1]).abs().max() > 1000 * error
     for key, value in network.state_dict().items():

@@ -26,6 +26,10 @@ POINTS = tuple(Fraction(n, d) for n, d in ((0, 1), (2, 3), (-2, 3), (3, 2), (-3,
 # Tiles that are worked on together, at most: what they become stays in the cache.
 TILES_AT_A_TIME = 256
 
+# Channels that oneDNN adds up one after the other, if they can be halved to so few: its rounding
+# grows with their number.
+MOST_SUMMED = 256
+
 Polynomial = list[Fraction]
 
 
@@ -74,26 +78,37 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
 def as_products(convolution: nn.Conv2d) -> nn.Conv2d:
     """Give the products of a 3 x 3 convolution, transformed once, as what `winograd` is to call.
 
-    One for each place of a tile, as the 36 groups of a convolution of 1 x 1: on some processors
-    oneDNN is more than twice as fast as PyTorch's matrix products (192 to 196 tiles, 128 to 512
-    channels, two cores of an AMD EPYC with AVX-512, torch 2.14.1, 2026-11).
+    One for each place of a tile and part of the channels, as the groups of a convolution of 1 x 1:
+    on some processors oneDNN is about twice as fast as PyTorch's matrix products (192 to 196 tiles,
+    128 to 512 channels, two cores of an AMD EPYC with AVX-512, torch 2.14.1, 2026-11).
     """
     output, kernel, _ = _transforms()
     weight, bias = convolution.weight.detach(), convolution.bias
     num_outputs, num_inputs = weight.shape[:2]
+    parts = _num_parts(num_inputs)
+    groups = SIDE**2 * parts
     # Without memory of its own, which would be filled with random numbers.
     products = nn.Conv2d(
-        SIDE**2 * num_inputs, SIDE**2 * num_outputs, 1, groups=SIDE**2, device="meta"
+        SIDE**2 * num_inputs, groups * num_outputs, 1, groups=groups, device="meta"
     )
     both = torch.einsum("ai,bj,ocij->aboc", kernel, kernel, weight.double())
-    products.weight = nn.Parameter(both.reshape(products.weight.shape).to(weight.dtype))
-    # What the output's transform makes ones of, all over the tile.
+    each = both.reshape(SIDE**2, num_outputs, parts, -1).transpose(1, 2)
+    products.weight = nn.Parameter(each.reshape(products.weight.shape).to(weight.dtype))
+    # What the output's transform makes ones of, all over the tile; of each sum's first part.
     side = torch.linalg.pinv(output).sum(1)
-    tile = torch.outer(side, side).flatten()
     everywhere = torch.zeros(num_outputs) if bias is None else bias.detach()
-    both = torch.outer(tile, everywhere.double()).flatten()
-    products.bias = nn.Parameter(both.to(weight.dtype))
+    added = torch.zeros(SIDE**2, parts, num_outputs, dtype=torch.float64)
+    added[:, 0] = torch.outer(torch.outer(side, side).flatten(), everywhere.double())
+    products.bias = nn.Parameter(added.flatten().to(weight.dtype))
     return products
+
+
+def _num_parts(num_inputs: int) -> int:
+    """Tell in how many parts, of equally many channels, sums over channels are added up."""
+    parts = 1
+    while num_inputs // parts > MOST_SUMMED and num_inputs % (2 * parts) == 0:
+        parts *= 2
+    return parts
 
 
 def num_tiles_at_a_time(num_images: int, height: int, width: int) -> int:
@@ -124,6 +139,8 @@ def winograd(
     padded = pad(images, (0, 0, *beyond))
     tiles = padded.unfold(1, SIDE, TILE).unfold(2, SIDE, TILE).permute(0, 1, 2, 4, 5, 3)
     to_tiles, from_tiles = _of_both_dimensions(images.dtype)
+    # It adds the parts up, too.
+    from_tiles = from_tiles.repeat_interleave(_num_parts(num_inputs), 1)
     step, rows = _steps(batch_size, height, width)
     pixels = images.new_empty(step * rows * across, SIDE**2, num_inputs)
     transformed = torch.empty_like(pixels)
@@ -136,8 +153,9 @@ def winograd(
         pixels[num_tiles:] = 0
         torch.matmul(to_tiles, pixels, out=transformed)
         channels_last = transformed.view(1, len(pixels), 1, -1).permute(0, 3, 1, 2)
-        multiplied = products(channels_last).permute(0, 2, 3, 1).reshape(len(pixels), SIDE**2, -1)
-        found = torch.matmul(from_tiles, multiplied[:num_tiles])
+        multiplied = products(channels_last).permute(0, 2, 3, 1)
+        sums = multiplied.reshape(len(pixels), -1, num_outputs)
+        found = torch.matmul(from_tiles, sums[:num_tiles])
         laid = found.view(*shape, TILE, TILE, -1).transpose(2, 3)
         if rectifies:
             torch.clamp_min(laid, 0, out=answers[part])
