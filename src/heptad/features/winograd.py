@@ -26,8 +26,8 @@ POINTS = tuple(Fraction(n, d) for n, d in ((0, 1), (2, 3), (-2, 3), (3, 2), (-3,
 # Tiles that are worked on together, at most: what they become stays in the cache.
 TILES_AT_A_TIME = 256
 
-# Channels that oneDNN adds up one after the other, if they can be halved to so few: its rounding
-# grows with their number.
+# Channels that oneDNN adds up one after the other; its rounding grows with their number. Sums over
+# more are added up in parts of half as many or fewer, if they can be halved so often.
 MOST_SUMMED = 256
 
 Polynomial = list[Fraction]
@@ -106,8 +106,9 @@ def as_products(convolution: nn.Conv2d) -> nn.Conv2d:
 def _num_parts(num_inputs: int) -> int:
     """Tell in how many parts, of equally many channels, sums over channels are added up."""
     parts = 1
-    while num_inputs // parts > MOST_SUMMED and num_inputs % (2 * parts) == 0:
-        parts *= 2
+    if num_inputs > MOST_SUMMED:
+        while num_inputs // parts > MOST_SUMMED // 2 and num_inputs % (2 * parts) == 0:
+            parts *= 2
     return parts
 
 
