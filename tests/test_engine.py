@@ -137,6 +137,26 @@ class Sums(nn.Module):
         return (self.pool(found) + found + raised).flatten(1)
 
 
+class FewPixels(nn.Module):
+    """Convolutions that make few pixels of an image, of all that they see or of parts of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Conv2d(3, 16, (3, 2), stride=(2, 3), padding=(0, 1))  # 9 x 8 -> 4 x 3
+        self.skip = nn.Conv2d(16, 24, 1, stride=2)  # -> 2 x 2
+        self.body = nn.Conv2d(16, 24, 3, stride=(1, 2), padding=(0, 1), bias=False)  # -> 2 x 2
+        self.norm, self.relu = nn.BatchNorm2d(24), nn.ReLU(inplace=True)
+        self.all_seen = nn.Conv2d(24, 24, 3, padding=1)
+        self.uneven = nn.Conv2d(24, 40, (2, 3), stride=(3, 1), padding=(1, 2))  # -> 1 x 4
+        self.last = nn.Conv2d(40, 9, (1, 4))
+
+    def forward(self, images):
+        found = self.parts(images[..., :8]).relu()
+        found = self.relu(self.norm(self.body(found)) + self.skip(found))
+        found = self.relu(self.all_seen(found) + found)
+        return self.last(self.relu(self.uneven(found))).flatten(1)
+
+
 # What builds each, the side of its images in pixels, and how many it is to see at a time.
 NETWORKS = {
     "resnet50, a few images": (resnet50, 64, 2),
@@ -147,6 +167,7 @@ NETWORKS = {
     "mobilenet": (lambda: mobilenet_v3_small().features, 64, 16),
     "odd": (Odd, 12, 2),
     "sums": (Sums, 12, 2),
+    "few pixels": (FewPixels, 9, 2),
 }
 
 
@@ -181,8 +202,11 @@ def test_all_the_ways_are_taken_and_every_batchnorm_and_sum_is_gone():
     kinds = [type(each).__name__ for each in module.modules()]
     # Of the second stage's 3 x 3 kernels three keep the size, 8 x 8 pixels of 128 channels, of the
     # third stage's five, 4 x 4 of 256; of the last stage's 2 x 2 a tile would be mostly beyond.
-    counts = kinds.count("WinogradConvolution"), kinds.count("LaidConvolution")
-    assert counts == (8, 53 - 8)
+    assert kinds.count("WinogradConvolution") == 8
+    # All others that give 4 x 4 or 2 x 2 pixels: 19 - 1 - 5 of the third stage, and 10.
+    assert kinds.count("ProductConvolution") == 13 + 10
+    # The rest, and what multiplies in those.
+    assert kinds.count("LaidConvolution") == 53 - 8 - 23 + 23
     assert not {"BatchNorm2d", "Conv2d"} & {*kinds}
     called = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     assert not any(".relu" in name for name in called)
@@ -202,6 +226,15 @@ def test_without_onednn_convolutions_stay_pytorchs_own(monkeypatch):
     kinds = {type(each).__name__ for each in module.modules()}
     assert "Conv2d" in kinds
     assert not {"LaidConvolution", "BatchNorm2d"} & kinds
+
+
+def test_images_are_one_product_where_a_convolution_gives_few_pixels_of_each():
+    network = nn.Sequential(nn.Conv2d(64, 64, 1, stride=2))
+    kinds = {
+        side: {type(each).__name__ for each in rewritten(network, images, batch_size=32).modules()}
+        for side, images in ((side, drawn(1, 64, side, side)) for side in (1, 4, 8, 16))
+    }
+    assert {side for side in kinds if "ProductConvolution" in kinds[side]} == {1, 4, 8}
 
 
 def test_winograds_way_is_not_taken_where_tiles_are_mostly_beyond_the_edge():

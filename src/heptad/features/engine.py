@@ -22,10 +22,11 @@ from heptad.errors import RecipeError
 from heptad.features.layers import (
     LaidConvolution,
     OneDnnLinear,
+    ProductConvolution,
     WinogradConvolution,
     can_be_laid,
     has_operators,
-    suits_winograd,
+    way_for,
 )
 
 logger = logging.getLogger("heptad")
@@ -38,7 +39,13 @@ PARITY = 1e-4
 # Images that it is looked for in.
 NUM_COMPARED = 8
 # Layers whose outputs are theirs alone; an in-place ReLU, or Dropout, gives what it was given.
-GIVING_NEW_MEMORY = (LaidConvolution, WinogradConvolution, nn.Conv2d, nn.BatchNorm2d)
+GIVING_NEW_MEMORY = (
+    LaidConvolution,
+    ProductConvolution,
+    WinogradConvolution,
+    nn.Conv2d,
+    nn.BatchNorm2d,
+)
 
 
 def start_engine(
@@ -152,9 +159,9 @@ def _rewrite(
     if not can_be_laid(convolution):
         traced.add_submodule(name, deepcopy(convolution).to(memory_format=torch.channels_last))
         return
-    kind = WinogradConvolution if suits_winograd(convolution, shape) else LaidConvolution
+    kind = way_for(convolution, shape)
     total = _only_reader(node)
-    if kind is LaidConvolution and total and (added := _added_to(node, total)):
+    if kind is not WinogradConvolution and total and (added := _added_to(node, total)):
         _replace(total, node)
         node.args = (images, added)
     rectifier = _only_reader(node)

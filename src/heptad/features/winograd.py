@@ -86,21 +86,25 @@ def as_products(convolution: nn.Conv2d) -> nn.Conv2d:
     weight, bias = convolution.weight.detach(), convolution.bias
     num_outputs, num_inputs = weight.shape[:2]
     parts = _num_parts(num_inputs)
-    groups = SIDE**2 * parts
-    # Without memory of its own, which would be filled with random numbers.
-    products = nn.Conv2d(
-        SIDE**2 * num_inputs, groups * num_outputs, 1, groups=groups, device="meta"
-    )
     both = torch.einsum("ai,bj,ocij->aboc", kernel, kernel, weight.double())
     each = both.reshape(SIDE**2, num_outputs, parts, -1).transpose(1, 2)
-    products.weight = nn.Parameter(each.reshape(products.weight.shape).to(weight.dtype))
+    matrix = each.reshape(SIDE**2 * parts * num_outputs, -1).to(weight.dtype)
     # What the output's transform makes ones of, all over the tile; of each sum's first part.
     side = torch.linalg.pinv(output).sum(1)
     everywhere = torch.zeros(num_outputs) if bias is None else bias.detach()
     added = torch.zeros(SIDE**2, parts, num_outputs, dtype=torch.float64)
     added[:, 0] = torch.outer(torch.outer(side, side).flatten(), everywhere.double())
-    products.bias = nn.Parameter(added.flatten().to(weight.dtype))
-    return products
+    return pointwise(matrix, added.flatten().to(weight.dtype), groups=SIDE**2 * parts)
+
+
+def pointwise(weight: Tensor, bias: Tensor | None, *, groups: int = 1) -> nn.Conv2d:
+    """Give the convolution of 1 x 1 that multiplies by weights [Cout, Cin / groups]."""
+    num_outputs, num_inputs = weight.shape
+    # Without memory of its own, which would be filled with random numbers.
+    convolution = nn.Conv2d(num_inputs * groups, num_outputs, 1, groups=groups, device="meta")
+    convolution.weight = nn.Parameter(weight[..., None, None])
+    convolution.bias = None if bias is None else nn.Parameter(bias.detach())
+    return convolution
 
 
 def _num_parts(num_inputs: int) -> int:
@@ -135,35 +139,50 @@ def winograd(
     """
     num_images, height, width, num_inputs = images.shape
     down, across = -(-height // TILE), -(-width // TILE)
-    # One row and column before, and as many behind as whole tiles need.
-    beyond = (1, TILE * across - width + 1, 1, TILE * down - height + 1)
-    padded = pad(images, (0, 0, *beyond))
-    tiles = padded.unfold(1, SIDE, TILE).unfold(2, SIDE, TILE).permute(0, 1, 2, 4, 5, 3)
     to_tiles, from_tiles = _of_both_dimensions(images.dtype)
+    tiles, to_tiles = _tiles(images, to_tiles)
     # It adds the parts up, too.
     from_tiles = from_tiles.repeat_interleave(_num_parts(num_inputs), 1)
     step, rows = _steps(batch_size, height, width)
-    pixels = images.new_empty(step * rows * across, SIDE**2, num_inputs)
-    transformed = torch.empty_like(pixels)
+    num_tiles = step * rows * across
+    pixels = images.new_empty(num_tiles, *tiles.shape[3:])
+    transformed = images.new_empty(num_tiles, SIDE**2, num_inputs)
     answers = images.new_empty(num_images, down, TILE, across, TILE, num_outputs)
     for image, row in product(range(0, num_images, step), range(0, down, rows)):
         part = slice(image, image + step), slice(row, row + rows)
-        shape = tiles[part].shape[:3]
-        num_tiles = prod(shape)
-        pixels[:num_tiles].view(*shape, SIDE, SIDE, num_inputs).copy_(tiles[part])
-        pixels[num_tiles:] = 0
-        torch.matmul(to_tiles, pixels, out=transformed)
-        channels_last = transformed.view(1, len(pixels), 1, -1).permute(0, 3, 1, 2)
+        shape = tiles[part].shape
+        num_filled = prod(shape[:3])
+        pixels[:num_filled].view(shape).copy_(tiles[part])
+        pixels[num_filled:] = 0
+        torch.matmul(to_tiles, pixels.flatten(1, 2), out=transformed)
+        channels_last = transformed.view(1, num_tiles, 1, -1).permute(0, 3, 1, 2)
         multiplied = products(channels_last).permute(0, 2, 3, 1)
-        sums = multiplied.reshape(len(pixels), -1, num_outputs)
-        found = torch.matmul(from_tiles, sums[:num_tiles])
-        laid = found.view(*shape, TILE, TILE, -1).transpose(2, 3)
+        sums = multiplied.reshape(num_tiles, -1, num_outputs)
+        found = torch.matmul(from_tiles, sums[:num_filled])
+        laid = found.view(*shape[:3], TILE, TILE, -1).transpose(2, 3)
         if rectifies:
             torch.clamp_min(laid, 0, out=answers[part])
         else:
             answers[part] = laid
     whole = answers.view(num_images, TILE * down, TILE * across, -1)
     return whole[:, :height, :width].contiguous()
+
+
+def _tiles(images: Tensor, to_tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut images [N, H, W, C] into tiles [N, down, across, 6, 6, C], with what transforms them.
+
+    An image of a single tile is that tile: the zeros around it need not be multiplied.
+    """
+    height, width = images.shape[1:3]
+    down, across = -(-height // TILE), -(-width // TILE)
+    if down == across == 1:
+        within = to_tiles.view(-1, SIDE, SIDE)[:, 1 : height + 1, 1 : width + 1]
+        return images[:, None, None], within.flatten(1)
+    # One row and column before, and as many behind as whole tiles need.
+    beyond = (1, TILE * across - width + 1, 1, TILE * down - height + 1)
+    padded = pad(images, (0, 0, *beyond))
+    tiles = padded.unfold(1, SIDE, TILE).unfold(2, SIDE, TILE).permute(0, 1, 2, 4, 5, 3)
+    return tiles, to_tiles
 
 
 def _steps(num_images: int, height: int, width: int) -> tuple[int, int]:
