@@ -18,7 +18,7 @@ from torchvision.models import mobilenet_v3_small, resnet18, resnet50, vgg11_bn,
 import heptad
 from heptad.cycle import preparing
 from heptad.errors import RecipeError
-from heptad.features.engine import rewritten
+from heptad.features.engine import filled, rewritten
 from heptad.features.trunk import engine_of
 from heptad.features.winograd import as_products, num_tiles_at_a_time, winograd
 from heptad.recipe import RunOptions
@@ -226,6 +226,13 @@ def test_without_onednn_convolutions_stay_pytorchs_own(monkeypatch):
     kinds = {type(each).__name__ for each in module.modules()}
     assert "Conv2d" in kinds
     assert not {"LaidConvolution", "BatchNorm2d"} & kinds
+
+
+def test_what_lacks_of_a_batch_is_filled_with_its_last_image():
+    images = drawn(3, 3, 2, 2)
+    assert torch.equal(filled(images, 5), images[[0, 1, 2, 2, 2]])
+    assert torch.equal(filled(images, 3), images)
+    assert torch.equal(filled(images, 2), images)
 
 
 def test_images_are_one_product_where_a_convolution_gives_few_pixels_of_each():

@@ -83,7 +83,7 @@ def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[nn.Modu
         try:
             expected = trunk(sample)
             module = rewritten(trunk, sample, batch_size=batch_size)
-            found = module(sample)
+            found = module(filled(inputs, batch_size))[: len(sample)]
         # A network of somebody's own may hold what cannot be traced, and raise anything; and memory
         # may not suffice for what the pass would do in smaller batches. The trunk's own errors come
         # again in the pass.
@@ -96,6 +96,17 @@ def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[nn.Modu
     if difference <= PARITY or not expected.isfinite().all():
         return module, ""
     return None, f"its answers differ by {difference:.0e} of the largest, more than {PARITY:.0e}"
+
+
+def filled(inputs: Tensor, batch_size: int) -> Tensor:
+    """Repeat the last of the inputs [N, ...] until they are a whole batch.
+
+    A rewritten trunk has weights laid out for so many; for fewer, they are laid out anew each time.
+    """
+    num_lacking = batch_size - len(inputs)
+    if num_lacking <= 0:
+        return inputs
+    return torch.cat([inputs, inputs[-1:].expand(num_lacking, *inputs.shape[1:])])
 
 
 def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module:

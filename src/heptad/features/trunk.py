@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from heptad.architectures import Architecture, Split
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
-from heptad.features.engine import EAGER, REWRITTEN, start_engine
+from heptad.features.engine import EAGER, REWRITTEN, filled, start_engine
 from heptad.features.memory import freed_memory_kept
 from heptad.files import Held, digest_of, hold
 from heptad.recipe import Recipe
@@ -331,7 +331,8 @@ def _pass(
     name = ranks.by_first(lambda: start(engine))
     if not ranks.is_first:
         start(name)
-    return Computation(name, _answers(module, batches, dtype))
+    fill_to = batch_size if name == REWRITTEN else 0
+    return Computation(name, _answers(module, batches, dtype, fill_to=fill_to))
 
 
 def _batches(
@@ -355,11 +356,12 @@ def _parts(batch: Places, most: int) -> Iterator[Places]:
 
 
 def _answers(
-    trunk: nn.Module, batches: Iterable[Places], dtype: str
+    trunk: nn.Module, batches: Iterable[Places], dtype: str, *, fill_to: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Give the places of each batch and its features [n, ...], in order.
 
-    Where memory runs out, this batch and all after it are halved, down to single images.
+    fill_to: images that a batch is filled up to. Where memory runs out, this batch and all after it
+    are halved, down to single images, and not filled.
     """
     waiting = deque(batches)
     is_said = False
@@ -367,7 +369,8 @@ def _answers(
         while waiting:
             view, places, indices = batch = waiting.popleft()
             try:
-                features = _answer(trunk, view.take(indices), view.source.ids[indices], dtype)
+                inputs = filled(view.take(indices), fill_to)
+                features = _answer(trunk, inputs, view.source.ids[indices], dtype)
             except Exception as error:
                 if len(places) == 1 or not is_of_memory(error):
                     raise
@@ -378,7 +381,7 @@ def _answers(
                         len(places),
                     )
                 is_said = True
-                most = len(places) // 2
+                most, fill_to = len(places) // 2, 0
                 waiting = deque(part for rest in (batch, *waiting) for part in _parts(rest, most))
                 continue
             yield places, features
@@ -386,7 +389,7 @@ def _answers(
 
 def _answer(trunk: nn.Module, inputs: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
     with torch.inference_mode():
-        features: Tensor = trunk(inputs).to("cpu", getattr(torch, dtype))
+        features: Tensor = trunk(inputs)[: len(ids)].to("cpu", getattr(torch, dtype))
     is_bad = ~features.flatten(1).isfinite().all(1)
     if is_bad.any():
         raise NotFiniteError(
