@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from heptad.errors import RecipeError
 from heptad.features.layers import (
@@ -222,5 +222,17 @@ def _can_take_a_sum(traced: fx.GraphModule, value: object, total: fx.Node) -> bo
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Give one convolution for a convolution and the BatchNorm behind it; worked out in float64."""
-    exact, norm = deepcopy(convolution).double(), deepcopy(norm).double()
-    return fuse_conv_bn_eval(exact, norm).to(convolution.weight.dtype)
+    exact = deepcopy(norm).double()
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        exact.running_mean,  # type: ignore[arg-type]
+        exact.running_var,  # type: ignore[arg-type]
+        exact.eps,
+        exact.weight,
+        exact.bias,
+    )
+    # Told that the weight was copied already, into the new one, it does not copy it.
+    folded = deepcopy(convolution, {id(convolution.weight): weight})
+    folded.bias = bias
+    return folded
