@@ -138,9 +138,9 @@ def winograd(
     rectifies: whether a ReLU comes last. Gives [N, H, W, Cout].
     """
     num_images, height, width, num_inputs = images.shape
-    down, across = -(-height // TILE), -(-width // TILE)
     to_tiles, from_tiles = _of_both_dimensions(images.dtype)
     tiles, to_tiles = _tiles(images, to_tiles)
+    down, across = tiles.shape[1:3]
     # It adds the parts up, too.
     from_tiles = from_tiles.repeat_interleave(_num_parts(num_inputs), 1)
     step, rows = _steps(batch_size, height, width)
