@@ -324,6 +324,26 @@ def test_a_run_notes_the_engine_and_both_give_the_same_features(recipe, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["eager", "rewritten"])
+def test_batches_that_run_on_from_part_to_part_give_each_image_its_own_features(recipe, engine):
+    # 20 images to train on and 12 to test with are one batch of 32, the other 8 the next.
+    recipe = recipe.changed(image_size=128)
+    plain = heptad.prepare(recipe, RunOptions(trunk="off"))
+    cached = heptad.prepare(recipe, RunOptions(engine=engine))
+    network = plain.whole.network.eval()
+    network.fc = nn.Identity()
+    for images, kept in zip(plain.sources.parts, cached.sources.parts, strict=True):
+        every = torch.arange(20)
+        with torch.no_grad():
+            expected = network(images.take(every, None))
+        found = kept.take(every, None)
+        largest = expected.abs().max()
+        assert (found - expected).abs().max() < 1e-5 * largest
+        # A control: another image's would be told apart.
+        assert (found.roll(1, 0) - expected).abs().max() > 1e-3 * largest
+
+
+@pytest.mark.slow
 def test_a_small_pass_is_not_worth_rewriting_unless_it_goes_on(recipe, tmp_path, monkeypatch):
     assert features(recipe, "auto")[0] == "eager"
     monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "other"))

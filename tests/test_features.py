@@ -220,7 +220,7 @@ def test_a_damaged_shard_is_named_and_computed_again(resnet, own_cache, caplog):
 @pytest.mark.slow
 def test_an_interrupted_pass_goes_on_where_it_stopped(digits, made, own_cache):
     recipe = heptad.load_recipe("resnet50", data=str(digits), weights=str(made), image_size=64)
-    # In batches of 32 images, first the 512 for training, then the 200 for the test.
+    # In batches of 128 images, first the 512 for training, then the 200 for the test.
     making = preparing(recipe)
     done = next(making)
     assert isinstance(done, PassReport)

@@ -48,10 +48,19 @@ GIVING_NEW_MEMORY = (
 )
 
 
-def start_engine(
-    trunk: nn.Module, inputs: Tensor, *, wanted: str, batch_size: int
-) -> tuple[str, nn.Module]:
-    """Give what is to compute a trunk's features, by name and as a module.
+class Engine(NamedTuple):
+    """What computes a trunk's features: its name, and the module.
+
+    answers: its features of the first batch, where it has been tried on it.
+    """
+
+    name: str
+    module: nn.Module
+    answers: Tensor | None = None
+
+
+def start_engine(trunk: nn.Module, inputs: Tensor, *, wanted: str, batch_size: int) -> Engine:
+    """Give what is to compute a trunk's features.
 
     inputs: the first batch, whose answers the two ways are compared by. wanted: "rewritten", or
     "auto" for it where it serves and else the trunk as it is; a trunk that should be and is not
@@ -62,28 +71,29 @@ def start_engine(
         where = f"{str(inputs.dtype).removeprefix('torch.')} on {inputs.device.type}"
         obstacle = f"it is for float32 on the CPU, and this run is {where}"
         if wanted == "auto":
-            return EAGER, trunk
+            return Engine(EAGER, trunk)
     else:
-        module, obstacle = _checked(trunk, inputs, batch_size)
-        if module is not None:
-            return REWRITTEN, module
+        engine, obstacle = _checked(trunk, inputs, batch_size)
+        if engine is not None:
+            return engine
     if wanted != "auto":
         raise RecipeError(
             f"engine is {wanted}, which cannot serve: {obstacle}.",
             hint=f"--engine {EAGER} runs the network as it is",
         )
     logger.warning("the trunk's pass runs the network as it is; rewritten, %s", obstacle)
-    return EAGER, trunk
+    return Engine(EAGER, trunk)
 
 
-def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[nn.Module | None, str]:
+def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[Engine | None, str]:
     """Rewrite a trunk and compare the answers; None, and why, if it cannot serve."""
     sample = inputs[:NUM_COMPARED]
     with torch.inference_mode():
         try:
             expected = trunk(sample)
             module = rewritten(trunk, sample, batch_size=batch_size)
-            found = module(filled(inputs, batch_size))[: len(sample)]
+            answers = module(filled(inputs, batch_size))[: len(inputs)]
+            found = answers[: len(sample)]
         # A network of somebody's own may hold what cannot be traced, and raise anything; and memory
         # may not suffice for what the pass would do in smaller batches. The trunk's own errors come
         # again in the pass.
@@ -94,7 +104,7 @@ def _checked(trunk: nn.Module, inputs: Tensor, batch_size: int) -> tuple[nn.Modu
         difference = float((found - expected).abs().max() / expected.abs().max())
     # Written so that NaN does not pass; whether the trunk itself gives it, its pass will tell.
     if difference <= PARITY or not expected.isfinite().all():
-        return module, ""
+        return Engine(REWRITTEN, module, answers), ""
     return None, f"its answers differ by {difference:.0e} of the largest, more than {PARITY:.0e}"
 
 

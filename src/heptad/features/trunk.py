@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from heptad.architectures import Architecture, Split
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import NotFiniteError, RecipeError, is_of_memory
-from heptad.features.engine import EAGER, REWRITTEN, filled, start_engine
+from heptad.features.engine import EAGER, REWRITTEN, Engine, filled, start_engine
 from heptad.features.memory import freed_memory_kept
 from heptad.files import Held, digest_of, hold
 from heptad.recipe import Recipe
@@ -68,14 +68,36 @@ class View:
         return np.frombuffer(b"".join(digests), KEY)
 
 
-# Some images of one view: it, their places among those of all views, their indices in its source.
-Places = tuple[View, NDArray[np.int64], Tensor]
+@dataclass(frozen=True)
+class Views:
+    """The images of several views end to end; places among them are in ascending order."""
+
+    views: tuple[View, ...]
+
+    def take(self, places: NDArray[np.int64]) -> Tensor:
+        """Give inputs [n, C, S, S] at `places`."""
+        return torch.cat([view.take(indices) for view, indices in self._parts(places)])
+
+    def ids(self, places: NDArray[np.int64]) -> Tensor:
+        """Give the ids [n] of the images at `places`."""
+        return torch.cat([view.source.ids[indices] for view, indices in self._parts(places)])
+
+    def _parts(self, places: NDArray[np.int64]) -> Iterator[tuple[View, Tensor]]:
+        """Tell which views the places lie in, and which images of each's source they are."""
+        start = 0
+        for view in self.views:
+            stop = start + len(view.source.labels)
+            own = places[(places >= start) & (places < stop)]
+            if len(own):
+                yield view, torch.from_numpy(own - start)
+            start = stop
+
 
 FORMAT = 2
 IMAGE_DIMENSIONS = 4
-# A batch of the pass has about this many pixels, but this many images at least: 32 images of 64 px,
-# 4 of 224 px. Larger ones leave the cache, smaller ones spend their time on laying out weights.
-PIXELS_AT_A_TIME = 1 << 17
+# A batch of the pass has about this many pixels, but this many images at least: 128 images of 64
+# px, 10 of 224 px. Of fewer, the products have too few rows to be fast; more only take memory.
+PIXELS_AT_A_TIME = 1 << 19
 # A pass over fewer pixels is over before a trunk is rewritten for it: 512 images of 64 px.
 WORTH_REWRITING = 1 << 21
 LEAST_IMAGES_AT_A_TIME = 4
@@ -224,7 +246,7 @@ def computing(
         np.concatenate(keys),
         compute=lambda lacking: _pass(
             trunk,
-            views,
+            Views(tuple(views)),
             lacking,
             store["dtype"],
             precision=store["precision"],
@@ -295,7 +317,7 @@ def images_at_a_time(image_size: int) -> int:
 
 def _pass(
     trunk: nn.Module,
-    views: Sequence[View],
+    images: Views,
     lacking: Lacking,
     dtype: str,
     *,
@@ -309,54 +331,38 @@ def _pass(
     trunk rewritten ends so, however little is left; one over few images runs it as it is.
     """
     trunk.eval()
-    image_size = views[0].source.transform.image_size
+    image_size = images.views[0].source.transform.image_size
     batch_size = images_at_a_time(image_size)
-    batches = list(_batches(views, lacking.places, batch_size))
+    batches = _parts(lacking.places, batch_size)
     is_small = lacking.num_in_all * image_size**2 < WORTH_REWRITING
     is_mixed = precision == "bfloat16"
     if engine == "auto" and (is_mixed or (is_small and REWRITTEN not in lacking.engines)):
         engine = EAGER
     if is_mixed and engine != EAGER:
         raise RecipeError(f"engine is {engine}, which computes in float32, not in {precision}.")
-    module = trunk
+    started = Engine(EAGER, trunk)
 
     def start(wanted: str) -> str:
-        nonlocal module
-        if wanted == EAGER or not batches:
-            return EAGER
-        view, _, indices = batches[0]
-        name, module = start_engine(trunk, view.take(indices), wanted=wanted, batch_size=batch_size)
-        return name
+        nonlocal started
+        if wanted != EAGER and batches:
+            first = images.take(batches[0])
+            started = start_engine(trunk, first, wanted=wanted, batch_size=batch_size)
+        return started.name
 
     name = ranks.by_first(lambda: start(engine))
     if not ranks.is_first:
         start(name)
     fill_to = batch_size if name == REWRITTEN else 0
-    return Computation(name, _answers(module, batches, dtype, fill_to=fill_to))
+    return Computation(name, _answers(started, images, batches, dtype, fill_to=fill_to))
 
 
-def _batches(
-    views: Sequence[View], lacking: NDArray[np.int64], batch_size: int
-) -> Iterator[Places]:
-    """Cut the rows `lacking` into batches of one view."""
-    start = 0
-    for view in views:
-        stop = start + len(view.source.labels)
-        own = lacking[(lacking >= start) & (lacking < stop)]
-        yield from _parts((view, own, torch.from_numpy(own - start)), batch_size)
-        start = stop
-
-
-def _parts(batch: Places, most: int) -> Iterator[Places]:
-    """Cut a batch into parts of at most so many images, in order."""
-    view, places, indices = batch
-    for first in range(0, len(places), most):
-        part = slice(first, first + most)
-        yield view, places[part], indices[part]
+def _parts(places: NDArray[np.int64], most: int) -> list[NDArray[np.int64]]:
+    """Cut places into parts of at most so many, in order."""
+    return [places[first : first + most] for first in range(0, len(places), most)]
 
 
 def _answers(
-    trunk: nn.Module, batches: Iterable[Places], dtype: str, *, fill_to: int
+    engine: Engine, images: Views, batches: Sequence[NDArray[np.int64]], dtype: str, *, fill_to: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Give the places of each batch and its features [n, ...], in order.
 
@@ -365,12 +371,16 @@ def _answers(
     """
     waiting = deque(batches)
     is_said = False
+    if engine.answers is not None:
+        places = waiting.popleft()
+        yield places, _rows(engine.answers, images.ids(places), dtype)
     with freed_memory_kept():
         while waiting:
-            view, places, indices = batch = waiting.popleft()
+            places = waiting.popleft()
             try:
-                inputs = filled(view.take(indices), fill_to)
-                features = _answer(trunk, inputs, view.source.ids[indices], dtype)
+                with torch.inference_mode():
+                    answers = engine.module(filled(images.take(places), fill_to))[: len(places)]
+                features = _rows(answers, images.ids(places), dtype)
             except Exception as error:
                 if len(places) == 1 or not is_of_memory(error):
                     raise
@@ -382,18 +392,18 @@ def _answers(
                     )
                 is_said = True
                 most, fill_to = len(places) // 2, 0
-                waiting = deque(part for rest in (batch, *waiting) for part in _parts(rest, most))
+                waiting = deque(part for rest in (places, *waiting) for part in _parts(rest, most))
                 continue
             yield places, features
 
 
-def _answer(trunk: nn.Module, inputs: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
-    with torch.inference_mode():
-        features: Tensor = trunk(inputs)[: len(ids)].to("cpu", getattr(torch, dtype))
-    is_bad = ~features.flatten(1).isfinite().all(1)
+def _rows(features: Tensor, ids: Tensor, dtype: str) -> NDArray[Any]:
+    """Give features [n, ...] as they are kept; raises NotFiniteError, which names the image."""
+    kept = features.to("cpu", getattr(torch, dtype))
+    is_bad = ~kept.flatten(1).isfinite().all(1)
     if is_bad.any():
         raise NotFiniteError(
             f"a feature of image {int(ids[is_bad][0])} is not finite.",
             hint="the weights may be damaged; float16 holds numbers up to 65,504 only",
         )
-    return features.numpy()
+    return kept.numpy()
