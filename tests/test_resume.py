@@ -149,14 +149,14 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-# 40 training and 40 test images of 64 px pass the trunk in batches of 32, 8, 32 and 8; what a pass
+# 40 training and 40 test images of 128 px pass the trunk in batches of 32, 32 and 16; what a pass
 # has computed is kept once a minute, and when it is stopped.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "code", "num_computed"),
     [
         (partial(at_forward, 2, KILL, training=False), -9, 80),
-        (partial(at_forward, 2, TERMINATE, training=False), 143, 40),
+        (partial(at_forward, 2, TERMINATE, training=False), 143, 16),
     ],
     ids=["killed", "stopped"],
 )
@@ -164,12 +164,13 @@ def test_a_pass_of_the_trunk_that_was_cut_off_is_made_good(
     digits, tmp_path, monkeypatch, own_cache, place, code, num_computed
 ):
     straight, run, log = tmp_path / "straight" / "run", tmp_path / "run", tmp_path / "log"
-    assert main(larger_words("resnet50", digits, straight)) == 0
+    size = ("--image-size", "128")
+    assert main(larger_words("resnet50", digits, straight, *size)) == 0
     monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "another"))
-    process = fork(larger_words("resnet50", digits, run), log, place)
+    process = fork(larger_words("resnet50", digits, run, *size), log, place)
     process.join()
     assert process.exitcode == code, log.read_text()
     assert not (run / "recipe.json").exists()
-    assert main(larger_words("resnet50", digits, run, "--resume")) == 0
+    assert main(larger_words("resnet50", digits, run, *size, "--resume")) == 0
     assert result_of(run) == result_of(straight)
     assert metrics_of(run)["execution"]["computed_features"] == num_computed
