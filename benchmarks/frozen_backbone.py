@@ -5,8 +5,8 @@ at 64 pixels in batches of 64, and score the same test images after every epoch.
 sends every image through the whole network in every epoch, with PIL transforms in a DataLoader;
 BatchNorm is held in evaluation mode on both sides. Heptad's side is timed from its first pass, with
 an empty cache, to its last evaluation; then a second run on the features that it kept: from its
-first batch to its last evaluation, and as a whole command in a process of its own, most of which is
-the import of PyTorch and torchvision, however many epochs there are.
+first batch to its last evaluation, and as a whole command in a process of its own, the import
+of PyTorch and torchvision included.
 
     python benchmarks/frozen_backbone.py [--train 1500] [--test 500] [--check-epochs 2]
 

@@ -76,13 +76,13 @@ class Views:
 
     def take(self, places: NDArray[np.int64]) -> Tensor:
         """Give inputs [n, C, S, S] at `places`."""
-        return torch.cat([view.take(indices) for view, indices in self._parts(places)])
+        return torch.cat([view.take(indices) for view, indices in self._by_view(places)])
 
     def ids(self, places: NDArray[np.int64]) -> Tensor:
         """Give the ids [n] of the images at `places`."""
-        return torch.cat([view.source.ids[indices] for view, indices in self._parts(places)])
+        return torch.cat([view.source.ids[indices] for view, indices in self._by_view(places)])
 
-    def _parts(self, places: NDArray[np.int64]) -> Iterator[tuple[View, Tensor]]:
+    def _by_view(self, places: NDArray[np.int64]) -> Iterator[tuple[View, Tensor]]:
         """Tell which views the places lie in, and which images of each's source they are."""
         start = 0
         for view in self.views:
