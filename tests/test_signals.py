@@ -204,6 +204,11 @@ class Terminal:
     def __init__(self) -> None:
         self.controller, self.inner = pty.openpty()
         self.path = os.ttyname(self.inner)
+        # Linux throws away what was written and not yet shown whenever Ctrl-C comes: a test of
+        # what a program says would depend on how soon its words are read (`stty noflsh`).
+        attributes = termios.tcgetattr(self.inner)
+        attributes[3] |= termios.NOFLSH
+        termios.tcsetattr(self.inner, termios.TCSANOW, attributes)
         self._shown = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
