@@ -18,7 +18,7 @@ from torchvision.models import mobilenet_v3_small, resnet18, resnet50, vgg11_bn,
 import heptad
 from heptad.cycle import preparing
 from heptad.errors import RecipeError
-from heptad.features.engine import filled, rewritten
+from heptad.features.engine import filled, quickened, rewritten
 from heptad.features.trunk import engine_of
 from heptad.features.winograd import as_products, num_tiles_at_a_time, winograd
 from heptad.recipe import RunOptions
@@ -226,6 +226,60 @@ def test_without_onednn_convolutions_stay_pytorchs_own(monkeypatch):
     kinds = {type(each).__name__ for each in module.modules()}
     assert "Conv2d" in kinds
     assert not {"LaidConvolution", "BatchNorm2d"} & kinds
+
+
+def linear_kinds(head: nn.Module) -> list[str]:
+    names = [type(each).__name__ for each in head.modules()]
+    return [name for name in names if name.endswith("Linear")]
+
+
+def test_frozen_linear_layers_of_a_head_are_onednns_up_to_the_first_that_is_trained():
+    frozen, trained, after = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+    for layer in (frozen, after):
+        layer.requires_grad_(False)
+    head = nn.Sequential(nn.Dropout(), frozen, nn.ReLU(), nn.Dropout(), trained, after)
+    quick = quickened(head)
+    assert linear_kinds(quick) == ["OneDnnLinear", "Linear", "Linear"]
+    rows, gradients = drawn(5, 8), []
+    for each in (head, quick):
+        torch.manual_seed(0)
+        head.zero_grad()
+        answers = each.train()(rows)
+        answers.square().sum().backward()
+        gradients.append(torch.cat([answers.detach().flatten(), trained.weight.grad.flatten()]))
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6)
+    assert gradients[0].abs().max() > 0.1
+    assert linear_kinds(head) == ["Linear"] * 3
+
+
+def test_a_quickened_head_keeps_no_second_copy_of_its_weights():
+    layer = nn.Linear(8, 8).requires_grad_(False)
+    quick = quickened(nn.Sequential(layer, nn.Linear(8, 2)))
+    rows = drawn(5, 8)
+    before = quick(rows)
+    layer.weight.zero_()
+    assert not torch.equal(quick(rows), before)
+
+
+def test_a_head_that_onednn_cannot_serve_stays_pytorchs_own(monkeypatch):
+    doubles = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).double()
+    doubles[0].requires_grad_(False)
+    assert linear_kinds(quickened(doubles)) == ["Linear"] * 2
+    lone = nn.Linear(8, 2)
+    assert quickened(lone) is lone
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert linear_kinds(quickened(doubles.float())) == ["Linear"] * 2
+
+
+def test_the_head_of_vgg16_is_trained_with_its_frozen_layer_by_onednn(digits):
+    words = {"weights": "none", "image_size": 32, "limit": 40, "data": str(digits)}
+    kinds = {
+        precision: linear_kinds(
+            heptad.prepare(heptad.load_recipe("vgg16", precision=precision, **words)).model
+        )
+        for precision in ("float32", "bfloat16")
+    }
+    assert kinds == {"float32": ["OneDnnLinear", "Linear"], "bfloat16": ["Linear", "Linear"]}
 
 
 def test_what_lacks_of_a_batch_is_filled_with_its_last_image():

@@ -147,6 +147,25 @@ def rewritten(trunk: nn.Module, inputs: Tensor, *, batch_size: int) -> nn.Module
     return traced.eval()
 
 
+def quickened(head: nn.Module) -> nn.Module:
+    """Give a head in which oneDNN computes the frozen Linear layers before the first trained one.
+
+    Its operators pass no gradient on, which nothing there asks for. All else are the head's own
+    modules, and the weights are not copied. For a head that is no sequence, or not for float32 on
+    the CPU, that is the head itself.
+    """
+    if not isinstance(head, nn.Sequential):
+        return head
+    layers = list(head)
+    for place, layer in enumerate(layers):
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            break
+        # A class that is derived from it may compute something else.
+        if type(layer) is nn.Linear and layer.weight.is_cpu and has_operators(layer.weight):
+            layers[place] = OneDnnLinear(layer)
+    return nn.Sequential(*layers)
+
+
 class Kind(NamedTuple):
     """What a tensor of the graph is, for two images."""
 
