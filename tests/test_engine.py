@@ -261,25 +261,58 @@ def test_a_quickened_head_keeps_no_second_copy_of_its_weights():
     assert not torch.equal(quick(rows), before)
 
 
-def test_a_head_that_onednn_cannot_serve_stays_pytorchs_own(monkeypatch):
-    doubles = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).double()
-    doubles[0].requires_grad_(False)
-    assert linear_kinds(quickened(doubles)) == ["Linear"] * 2
-    lone = nn.Linear(8, 2)
-    assert quickened(lone) is lone
+class Doubling(nn.Sequential):
+    def forward(self, rows):
+        return 2 * super().forward(rows)
+
+
+def frozen_and_trained(kind: type[nn.Sequential] = nn.Sequential) -> nn.Sequential:
+    head = kind(nn.Linear(8, 8), nn.Linear(8, 2))
+    head[0].requires_grad_(False)
+    return head
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        frozen_and_trained().double(),
+        frozen_and_trained().to("meta"),
+        frozen_and_trained(Doubling),
+        nn.Sequential(nn.Linear(8, 2)),
+        nn.Linear(8, 2),
+    ],
+    ids=["float64", "elsewhere", "a class of its own", "all trained", "no sequence"],
+)
+def test_a_head_that_onednn_cannot_serve_stays_as_it_is(head):
+    assert quickened(head) is head
+
+
+def test_without_onednn_a_head_stays_as_it_is(monkeypatch):
+    head = frozen_and_trained()
+    assert quickened(head) is not head
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert linear_kinds(quickened(doubles.float())) == ["Linear"] * 2
+    assert quickened(head) is head
+
+
+@pytest.mark.parametrize("answer", [lambda rows: rows + 1, lambda rows: rows.no_such_operator()])
+def test_a_head_whose_onednn_layer_errs_stays_as_it_is_and_that_is_said(
+    answer, monkeypatch, caplog
+):
+    monkeypatch.setattr("heptad.features.engine.OneDnnLinear", lambda _: answer)
+    head = frozen_and_trained()
+    assert quickened(head) is head
+    assert "the head runs as it is; oneDNN" in caplog.text
 
 
 def test_the_head_of_vgg16_is_trained_with_its_frozen_layer_by_onednn(digits):
     words = {"weights": "none", "image_size": 32, "limit": 40, "data": str(digits)}
-    kinds = {
-        precision: linear_kinds(
-            heptad.prepare(heptad.load_recipe("vgg16", precision=precision, **words)).model
-        )
-        for precision in ("float32", "bfloat16")
-    }
-    assert kinds == {"float32": ["OneDnnLinear", "Linear"], "bfloat16": ["Linear", "Linear"]}
+
+    def kinds(engine="auto", **more):
+        recipe = heptad.load_recipe("vgg16", **words, **more)
+        return linear_kinds(heptad.prepare(recipe, RunOptions(engine=engine)).model)
+
+    assert kinds() == ["OneDnnLinear", "Linear"]
+    assert kinds(engine="eager") == kinds(precision="bfloat16") == ["Linear", "Linear"]
 
 
 def test_what_lacks_of_a_batch_is_filled_with_its_last_image():

@@ -33,8 +33,8 @@ from heptad.errors import (
 from heptad.text import escape_what_cannot_be_encoded, one_line, printable
 
 BROKEN_PIPE = 141
-# Of Python's garbage collections of middle-aged objects, each 10 of the youngest, one in so many
-# looks through all objects, those that stay for good as well.
+# Python looks through everything for garbage, all that was imported too, after so many collections
+# of what is younger, instead of 10.
 COLLECTIONS_TO_A_FULL_ONE = 100
 # What several processes of a launcher may carry out together.
 AMONG_RANKS = ("train", "resume")
@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command and give its exit code: 0, or as `heptad.errors` says."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
-    # PyTorch's and torchvision's modules are 300,000 objects, which were looked through six times.
-    gc.set_threshold(*gc.get_threshold()[:2], COLLECTIONS_TO_A_FULL_ONE)
+    # In a process of its own: PyTorch's and torchvision's modules are 300,000 objects, which were
+    # looked through six times (Python 3.11, torch 2.14.1, 2026-11).
+    if argv is None:
+        gc.set_threshold(*gc.get_threshold()[:2], COLLECTIONS_TO_A_FULL_ONE)
     open_closed_streams()
     escape_what_cannot_be_encoded()
     try:

@@ -172,7 +172,7 @@ class OneDnnLinear(nn.Module):
     """A linear layer by oneDNN, its weights as they lie: large ones are not kept twice.
 
     Of few rows PyTorch's own is much slower: twice for four of VGG16's first linear layer, which
-    took an eighth of its pass, and by a third for 64 of its second, which took half of a step of
+    took an eighth of its pass, and 1.4 times for 64 of its second, which took half of a step of
     its head (two cores of an AMD EPYC with AVX-512, torch 2.14.1, 2026-11).
     """
 
