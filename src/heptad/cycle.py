@@ -33,7 +33,7 @@ from heptad.distributed import (
 )
 from heptad.errors import DataError, FrozenError, NotFiniteError, RankError, RecipeError
 from heptad.event_log import check_tensorboard
-from heptad.features.engine import EAGER, quickened
+from heptad.features.engine import REWRITTEN, quickened
 from heptad.features.statistics import recalibrate
 from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
 from heptad.files import digest_of, write_bytes
@@ -151,8 +151,9 @@ def preparing(
                 else:
                     sources = made
         head = split.head(whole.network)
-        runs_as_it_is = whole.is_mixed or options.engine == EAGER
-        model = whole.part(head if runs_as_it_is else quickened(head))
+        # As what computed the features, so that a run that goes on computes as it began.
+        is_rewritten = REWRITTEN in engine_of(sources)
+        model = whole.part(quickened(head) if is_rewritten else head)
     else:
         sources = sources.resized_if_they_fit(options.memory)
     trunk_seconds = perf_counter() - started_at if split else 0.0

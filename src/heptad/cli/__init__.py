@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     # In a process of its own: PyTorch's and torchvision's modules are 300,000 objects, which were
-    # looked through six times (Python 3.11, torch 2.14.1, 2026-11).
+    # looked through five times (Python 3.11, torch 2.14.1, 2026-11).
     if argv is None:
         gc.set_threshold(*gc.get_threshold()[:2], COLLECTIONS_TO_A_FULL_ONE)
     open_closed_streams()
