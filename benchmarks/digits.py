@@ -10,7 +10,8 @@ import torch
 import heptad
 from heptad.datasets.dataset import find_dataset, read_part
 from heptad.datasets.idx import idx_header
-from heptad.stages.data import ImageSource, open_sources
+from heptad.image_source import ImageSource
+from heptad.stages.data import open_sources
 
 # What MNIST's own files call the parts.
 FILE_NAMES = {"train": "train", "test": "t10k"}

@@ -20,12 +20,12 @@ from heptad.errors import DataError, RecipeError
 from heptad.records import Position
 from heptad.stages.data import (
     epoch_order,
-    make_transform,
     open_sources,
     ordered_batches,
     stratified_sample,
     training_batches,
 )
+from heptad.transform import make_transform
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ PIXELS_WITHOUT_AVX = """
 import sys, numpy as np, torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, resize
-from heptad.stages.data import Transform
+from heptad.transform import Transform
 assert torch.backends.cpu.get_cpu_capability() == "DEFAULT"
 images = np.load(sys.argv[1])
 for size in (32, 64, 224):

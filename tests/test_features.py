@@ -22,9 +22,9 @@ from conftest import write_idx
 from heptad.cli import main
 from heptad.cycle import preparing, refuse_moved
 from heptad.errors import DamagedError, RecipeError, SaveError
+from heptad.image_source import ImageSource
 from heptad.recipe import RunOptions
 from heptad.records import PassReport, Position
-from heptad.stages.data import ImageSource
 from heptad.stores import list_stores
 
 PLAIN = RunOptions(trunk="off")

@@ -24,9 +24,10 @@ ORDER = [
     ["pages", "randomness", "files", "distributed", "schedules"],
     ["recipe"],
     ["records", "measures"],
-    ["stores"],
+    ["stores", "polling"],
     ["datasets", "architectures", "augmentation", "plots", "run_folder", "run_log", "event_log"],
-    ["recipes"],
+    ["recipes", "transform"],
+    ["image_source"],
     [
         "stages.device",
         "stages.data",
@@ -39,7 +40,7 @@ ORDER = [
     ["features", "cycle_state", "finished", "seed_group"],
     ["checkpoints"],
     ["cycle"],
-    ["seeds"],
+    ["seeds", "reuse"],
     ["classifier", "interactive"],
     ["loaded_run"],
     [

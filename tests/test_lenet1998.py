@@ -17,9 +17,10 @@ from conftest import write_idx, write_pictures
 from heptad.architectures.lenet1998 import digit_codes, squash
 from heptad.cli import main
 from heptad.errors import ImageError, RecipeError
-from heptad.stages.data import Transform, open_sources
+from heptad.stages.data import open_sources
 from heptad.stages.model import build_model
 from heptad.stages.objective import RUBBISH, configure_objective
+from heptad.transform import Transform
 from killing import result_of
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from heptad.datasets.pictures import (
     resize_picture,
 )
 from heptad.errors import ImageError
-from heptad.stages.data import Transform
+from heptad.transform import Transform
 from picture_files import chunk, png, saved, tiff
 
 DRAWS = np.random.default_rng(0)

@@ -26,7 +26,6 @@ from heptad.architectures import ARCHITECTURES, Architecture
 from heptad.cli import main
 from heptad.cli.streams import PlainConsole
 from heptad.cli.tuning import show_tuned
-from heptad.cycle import TRAINING_FIELDS, again
 from heptad.errors import (
     DamagedError,
     FrozenError,
@@ -40,6 +39,7 @@ from heptad.errors import (
 )
 from heptad.recipe import RunOptions
 from heptad.records import EpochReport, EvaluationReport, Figures, StepReport
+from heptad.reuse import TRAINING_FIELDS, again
 from heptad.tuning.ranges import Choices, Numbers, parted, read_range
 from heptad.tuning.reports import SearchPrepared, TrialStart
 from heptad.tuning.search import best_of

@@ -17,7 +17,7 @@ from heptad.datasets import digit_pictures
 from heptad.datasets.pictures import FITS, Decoding
 from heptad.errors import ImageError, NoDigitError, NotFiniteError, RecipeError
 from heptad.recipe import Recipe
-from heptad.stages.data import Transform
+from heptad.transform import Transform
 
 # Few enough for VGG16, whose widest layer takes 13 MB an image.
 PICTURES_AT_A_TIME = 16

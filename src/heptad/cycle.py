@@ -6,17 +6,17 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from heptad.architectures import find_architecture
@@ -29,7 +29,6 @@ from heptad.distributed import (
     launch_name,
     local_rank,
     lost_ranks_said,
-    met,
 )
 from heptad.errors import DataError, FrozenError, NotFiniteError, RankError, RecipeError
 from heptad.event_log import check_tensorboard
@@ -55,14 +54,7 @@ from heptad.records import (
 from heptad.run_folder import check_output, claimed, is_restart_of, refuse_unnamed_output
 from heptad.schedules import rate_at
 from heptad.stages import saving
-from heptad.stages.data import (
-    Sources,
-    check_transform,
-    fingerprint,
-    opening,
-    ordered_batches,
-    training_batches,
-)
+from heptad.stages.data import Sources, fingerprint, opening, ordered_batches, training_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import (
@@ -78,6 +70,7 @@ from heptad.stages.model import (
 from heptad.stages.objective import LOSSES, configure_objective
 from heptad.stages.training import train_steps
 from heptad.stores import make_room
+from heptad.transform import check_transform
 
 Report = StepReport | EvaluationReport | EpochReport
 
@@ -96,7 +89,7 @@ def preparing(
     and network that are given are used instead of being opened or built. ranks: the processes that
     do so together; each has all of the images, and computes its share of the features.
     """
-    architecture, _ = check_model(recipe)
+    check_model(recipe)
     check_transform(recipe)
     # Stage 1, device
     device = pick_device(options.device, threads=options.threads, local_rank=local_rank())
@@ -115,70 +108,100 @@ def preparing(
     if recipe.batchnorm == "recalibrated":
         with ranks.first_before_others():
             statistics = recalibrate(whole, sources.train, recipe, weights=digest_of(start))
+    sources, data = _identified(sources, whole, ranks)
     # The trunk, if there is one, runs here, once; the head alone is trained.
-    data = sources.data or fingerprint(sources)
-    # Hashing all weights takes a while, and one process alone has nobody to compare with.
-    if not ranks.is_alone:
-        weights_now = digest_of(state_digests(whole))
-        ranks.refuse_differences({"the data's SHA-256": data, "the weights' SHA-256": weights_now})
-    if sources.data is None:
-        sources = replace(sources, data=data)
-    started_at, num_computed = perf_counter(), 0
-    split, trunk = find_split(
-        architecture, whole, sources, is_wanted=options.trunk == "cached", views=recipe.views
+    started_at = perf_counter()
+    sources, model, trunk, features, num_computed = yield from _passing(
+        recipe, options, sources, whole, start=start, statistics=statistics, ranks=ranks
     )
-    if recipe.views and not split:
-        raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
-    model = whole
-    if split:
-        frozen_part = whole.part(split.trunk(whole.network))
-        weights = {name: start[name] for name in whole.names_in(frozen_part)}
-        store = describe_store(recipe, split, sources, weights=weights, statistics=statistics)
-        trunk_pass = computing(
-            frozen_part,
-            sources,
-            store,
-            num_views=recipe.views,
-            engine=options.engine,
-            ranks=ranks,
-        )
-        # Closed at once when this is: what an interrupted pass has computed is kept.
-        with closing(trunk_pass):
-            for made in trunk_pass:
-                if isinstance(made, PassReport):
-                    num_computed = made.num_done
-                    yield made
-                else:
-                    sources = made
-        head = split.head(whole.network)
-        # As what computed the features, so that a run that goes on computes as it began.
-        is_rewritten = REWRITTEN in engine_of(sources)
-        model = whole.part(quickened(head) if is_rewritten else head)
-    else:
-        sources = sources.resized_if_they_fit(options.memory)
-    trunk_seconds = perf_counter() - started_at if split else 0.0
+    trunk_seconds = perf_counter() - started_at if features else 0.0
     # Machines may have a cache each.
-    if (split or sources.pictures) and not local_rank():
+    if (features or sources.pictures) and not local_rank():
         make_room(options.cache_size)
     # Stage 4, objective
-    objective = _objective(recipe, whole, sources)
     yield Cycle(
         recipe=recipe,
         device=device,
         sources=sources,
         whole=whole,
         model=model,
-        objective=objective,
+        objective=objective_of(recipe, whole, sources),
         start=start,
         frozen=frozen_digests(whole) if statistics else start,
         moving=whole.trained | moving_buffers(whole),
         trunk=trunk,
         data=data,
-        features=features_digest(sources) if split else "",
+        features=features,
         trunk_seconds=trunk_seconds,
         num_computed=num_computed,
         ranks=ranks,
     )
+
+
+class _Passed(NamedTuple):
+    """What is left to train once the trunk has run, if there is one; see `Cycle`."""
+
+    sources: Sources
+    model: Model
+    trunk: str
+    features: str = ""
+    num_computed: int = 0
+
+
+def _passing(
+    recipe: Recipe,
+    options: RunOptions,
+    sources: Sources,
+    whole: Model,
+    *,
+    start: dict[str, str],
+    statistics: str,
+    ranks: Ranks,
+) -> Generator[PassReport, None, _Passed]:
+    """Run the trunk over all images whose features are not kept; give them, and the head.
+
+    Without a trunk, images that are resized once where that fits, and the whole network.
+    """
+    architecture = find_architecture(recipe)
+    split, trunk = find_split(
+        architecture, whole, sources, is_wanted=options.trunk == "cached", views=recipe.views
+    )
+    if recipe.views and not split:
+        raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
+    if not split:
+        return _Passed(sources.resized_if_they_fit(options.memory), whole, trunk)
+    frozen_part = whole.part(split.trunk(whole.network))
+    weights = {name: start[name] for name in whole.names_in(frozen_part)}
+    store = describe_store(recipe, split, sources, weights=weights, statistics=statistics)
+    trunk_pass = computing(
+        frozen_part, sources, store, num_views=recipe.views, engine=options.engine, ranks=ranks
+    )
+    num_computed = 0
+    # Closed at once when this is: what an interrupted pass has computed is kept.
+    with closing(trunk_pass):
+        for made in trunk_pass:
+            if isinstance(made, PassReport):
+                num_computed = made.num_done
+                yield made
+            else:
+                sources = made
+    head = split.head(whole.network)
+    # As what computed the features, so that a run that goes on computes as it began.
+    is_rewritten = REWRITTEN in engine_of(sources)
+    model = whole.part(quickened(head) if is_rewritten else head)
+    return _Passed(sources, model, trunk, features_digest(sources), num_computed)
+
+
+def _identified(sources: Sources, whole: Model, ranks: Ranks) -> tuple[Sources, str]:
+    """Give the sources with their data's hash, and it; all ranks have the same data and weights."""
+    data = sources.data or fingerprint(sources)
+    # Hashing all weights takes a while, and one process alone has nobody to compare with.
+    if not ranks.is_alone:
+        weights = digest_of(state_digests(whole))
+        ranks.refuse_differences({"the data's SHA-256": data, "the weights' SHA-256": weights})
+    if sources.data is None:
+        sources = replace(sources, data=data)
+    return sources, data
 
 
 def _refuse_ranks(ranks: Ranks, model: Model, num_images: int) -> None:
@@ -210,80 +233,15 @@ def prepare(
     return cycle
 
 
-def _objective(recipe: Recipe, whole: Model, sources: Sources) -> Objective:
+def objective_of(recipe: Recipe, whole: Model, sources: Sources) -> Objective:
+    """Give the recipe's loss, and its optimizer of all that is trained. Stage 4."""
     train = sources.train
-    architecture = find_architecture(
-        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
-    )
+    architecture = find_architecture(recipe)
     return configure_objective(
         recipe,
         rate_groups(recipe, architecture, whole.network),
         train.labels,
         num_classes=len(train.classes),
-    )
-
-
-# All that stages 4 to 6 alone read of a recipe. Any other field, a new one too until somebody has
-# looked, may change the images, the network or its trunk, which are then made ready anew.
-TRAINING_FIELDS = frozenset(
-    {
-        "loss",
-        "label_smoothing",
-        "class_weights",
-        "optimizer",
-        "learning_rate",
-        "schedule",
-        "warmup",
-        "weight_decay",
-        "layer_decay",
-        "gradient_clip",
-        "averaging",
-        "batch_size",
-        "epochs",
-        "patience",
-    }
-)
-
-
-def prepared_fields(recipe: Recipe) -> frozenset[str]:
-    """Name the fields that decide what `prepare` makes ready, beside the objective."""
-    # Statistics are re-estimated batch by batch.
-    also = {"batch_size"} if recipe.batchnorm == "recalibrated" else set()
-    return (frozenset(type(recipe).model_fields) - TRAINING_FIELDS) | also
-
-
-def again(cycle: Cycle, recipe: Recipe, start: Mapping[str, Tensor]) -> Cycle:
-    """Give the cycle that `prepare` would give for a recipe with other `TRAINING_FIELDS`.
-
-    start: a copy of what `cycle.moved` gave before the first step. Sources and network are shared,
-    so that the earlier cycle is of no use any more. Raises RecipeError if another field differs.
-    """
-    before = cycle.recipe
-    for name in sorted(prepared_fields(before) | prepared_fields(recipe)):
-        if getattr(recipe, name) != getattr(before, name):
-            raise RecipeError(
-                f"{name} is {getattr(recipe, name)}, but the cycle was prepared with"
-                f" {getattr(before, name)}; prepare another one."
-            )
-    refuse_lone_images(cycle.whole, num_images=cycle.num_images, batch_size=recipe.batch_size)
-    cycle.put(start)
-    # Named one by one: whatever moves in a training begins as in a new cycle.
-    return Cycle(
-        recipe=recipe,
-        device=cycle.device,
-        sources=cycle.sources,
-        whole=cycle.whole,
-        model=cycle.model,
-        objective=_objective(recipe, cycle.whole, cycle.sources),
-        start=cycle.start,
-        frozen=cycle.frozen,
-        moving=cycle.moving,
-        trunk=cycle.trunk,
-        data=cycle.data,
-        features=cycle.features,
-        trunk_seconds=cycle.trunk_seconds,
-        num_computed=cycle.num_computed,
-        ranks=cycle.ranks,
     )
 
 
@@ -506,21 +464,13 @@ def run(
         ranks.refuse_differences(_what_all_must_have(recipe, options))
         launchers = ranks.gathered(launch_name())
 
-        def begin_or_find() -> tuple[Path, Resume | Run | None]:
-            goes_on = options.resume or is_restart_of(options.out, launchers)
-            own = options.changed(resume=goes_on)
-            check_output(recipe, own)
-            if options.tensorboard:
-                check_tensorboard()
-            folder = claim.enter_context(claimed(recipe, own))
-            return folder, find_resume(folder, recipe) if goes_on else None
-
-        folder, found = ranks.by_first(begin_or_find)
+        folder, found = ranks.by_first(lambda: _begin_or_find(recipe, options, launchers, claim))
         if isinstance(found, Run):
             yield found
             return
         if found and options.threads is None:
             options = options.changed(threads=found.threads)
+        # Stages 1 to 4
         given = opened.take(recipe) if opened else None
         with closing(preparing(recipe, options, sources=given, ranks=ranks)) as stages:
             for made in stages:
@@ -530,62 +480,54 @@ def run(
         cycle = made
         if opened:
             opened.keep(cycle)
+        # Stages 5 and 6
         keeper = begin(cycle, folder, options, found, started_at=started_at, launchers=launchers)
-        try:
-            with lost_ranks_said():
-                yield _prepared(cycle, folder, found.step if found else None)
-                for report in progress(cycle):
-                    if keeper:
-                        keeper.note(report)
-                    yield report
-        except GeneratorExit:
-            if keeper:
-                keeper.save()
-            # Whoever ends earlier may have the launcher end the one that saves.
-            ranks.wait()
-            raise
-        except RankError:
-            # The others stopped in a step that this one has not taken. On a GPU it may be under
-            # way, and never end.
-            if keeper and cycle.device.type == "cpu":
-                keeper.save()
-            raise
-        except NotFiniteError as error:
-            if keeper:
-                keeper.log.note(error)
-            raise
+        yield from _keeping(cycle, keeper, folder, found.step if found else None)
         refuse_moved(cycle)
-
-        def finish() -> Run:
-            assert keeper
-            keeper.save_at_the_end()
-            # Stage 7, saving
-            return _save(cycle, folder, keeper, save=options.save)
-
-        yield ranks.by_first(finish)
+        # Stage 7, saving
+        yield ranks.by_first(lambda: _save(cycle, folder, keeper, save=options.save))
 
 
-class Poll:
-    """What all ranks are asked by every report: how a signal to one stops all at the same step."""
+def _begin_or_find(
+    recipe: Recipe, options: RunOptions, launchers: Sequence[str | None], claim: ExitStack
+) -> tuple[Path, Resume | Run | None]:
+    """Claim the folder of a run; give also what there is to go on from, or the finished run."""
+    goes_on = options.resume or is_restart_of(options.out, launchers)
+    own = options.changed(resume=goes_on)
+    check_output(recipe, own)
+    if options.tensorboard:
+        check_tensorboard()
+    folder = claim.enter_context(claimed(recipe, own))
+    return folder, find_resume(folder, recipe) if goes_on else None
 
-    def __init__(self) -> None:
-        self._asked: Callable[[], int] | None = None
 
-    def agreed(self, report: object, number: int | None) -> int | None:
-        """Give the largest number that a rank had by the report before; None if none had one.
-
-        Only where all have the same report; in a pass, where each has its own, a number stays with
-        the one that has it, as it does in a process alone.
-        """
-        ranks = met()
-        is_common = isinstance(report, Prepared | StepReport | EvaluationReport | EpochReport)
-        if ranks.is_alone or not is_common:
-            return number
+def _keeping(
+    cycle: Cycle, keeper: Keeper | None, folder: Path, resumed_from: int | None
+) -> Generator[Prepared | Report, None, None]:
+    """Train and evaluate; whatever ends it, the keeper has saved all that a resume needs."""
+    try:
         with lost_ranks_said():
-            # Asked beside the work, it has long been answered.
-            found = self._asked() if self._asked else 0
-            self._asked = None if found else ranks.largest_beside(number or 0)
-        return found or None
+            yield _prepared(cycle, folder, resumed_from)
+            for report in progress(cycle):
+                if keeper:
+                    keeper.note(report)
+                yield report
+    except GeneratorExit:
+        if keeper:
+            keeper.save()
+        # Whoever ends earlier may have the launcher end the one that saves.
+        cycle.ranks.wait()
+        raise
+    except RankError:
+        # The others stopped in a step that this one has not taken. On a GPU it may be under way,
+        # and never end.
+        if keeper and cycle.device.type == "cpu":
+            keeper.save()
+        raise
+    except NotFiniteError as error:
+        if keeper:
+            keeper.log.note(error)
+        raise
 
 
 def _what_all_must_have(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -629,9 +571,10 @@ def _prepared(cycle: Cycle, folder: Path, resumed_from: int | None) -> Prepared:
     )
 
 
-def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
+def _save(cycle: Cycle, folder: Path, keeper: Keeper | None, *, save: str) -> Run:
+    assert keeper is not None
+    keeper.save_at_the_end()
     assert cycle.scores is not None
-    validation = cycle.sources.validation
     stem = f"{cycle.recipe.architecture}_{cycle.sources.name}"
     # The weights first: whatever else cannot be written, they are there.
     saved = saving.save_network(
@@ -656,26 +599,32 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper, *, save: str) -> Run:
         cycle.scores,
         saved=saved,
         drawings=drawings,
-        facts={
-            "transform": cycle.sources.transform.as_document(),
-            **cycle.origins,
-            "trunk": cycle.trunk,
-            "parameters": sum(p.numel() for p in cycle.whole.parameters()),
-            "trained_parameters": sum(p.numel() for p in cycle.whole.trained_parameters()),
-            "classes": list(cycle.sources.train.classes),
-            "selected_epoch": cycle.best.epoch if cycle.best else None,
-            "validation_images": len(validation.labels) if validation else 0,
-            "seconds": keeper.seconds(),
-            "trunk_seconds": keeper.trunk_seconds,
-            "execution": {
-                "world_size": cycle.ranks.world_size,
-                "threads": torch.get_num_threads(),
-                "device": str(cycle.device),
-                "engine": engine_of(cycle.sources),
-                "computed_features": cycle.num_computed,
-                "resumed_from": keeper.resumed_from,
-                "checkpoint_seconds": keeper.checkpoint_seconds,
-                "rank_images": cycle.ranks.share_sizes(cycle.num_images, cycle.recipe.batch_size),
-            },
-        },
+        facts=_facts(cycle, keeper),
     )
+
+
+def _facts(cycle: Cycle, keeper: Keeper) -> dict[str, Any]:
+    """Give what `metrics.json` tells of a training beside its figures, by the names there."""
+    validation = cycle.sources.validation
+    return {
+        "transform": cycle.sources.transform.as_document(),
+        **cycle.origins,
+        "trunk": cycle.trunk,
+        "parameters": sum(p.numel() for p in cycle.whole.parameters()),
+        "trained_parameters": sum(p.numel() for p in cycle.whole.trained_parameters()),
+        "classes": list(cycle.sources.train.classes),
+        "selected_epoch": cycle.best.epoch if cycle.best else None,
+        "validation_images": len(validation.labels) if validation else 0,
+        "seconds": keeper.seconds(),
+        "trunk_seconds": keeper.trunk_seconds,
+        "execution": {
+            "world_size": cycle.ranks.world_size,
+            "threads": torch.get_num_threads(),
+            "device": str(cycle.device),
+            "engine": engine_of(cycle.sources),
+            "computed_features": cycle.num_computed,
+            "resumed_from": keeper.resumed_from,
+            "checkpoint_seconds": keeper.checkpoint_seconds,
+            "rank_images": cycle.ranks.share_sizes(cycle.num_images, cycle.recipe.batch_size),
+        },
+    }

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from heptad import cycle, seeds
 from heptad.files import as_word
+from heptad.polling import Poll
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EpochReport, EvaluationReport, PassReport, Prepared, Run, StepReport
 from heptad.seed_group import SeedGroup
@@ -61,7 +62,7 @@ def _watch(work: Generator[Any, None, None], result: type[Result], *, progress: 
     """Carry out a training up to its `result`, as `train` says."""
     show = _display() if progress else _show_nothing
     group = folder = place = None
-    poll = cycle.Poll()
+    poll = Poll()
     with _interrupts() as asked, closing(work) as events:
         for event in events:
             asked.can_wait = True

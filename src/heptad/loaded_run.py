@@ -19,9 +19,10 @@ from heptad.classifier import Classifier
 from heptad.datasets.catalog import DIGITS
 from heptad.errors import DamagedError, damage_in
 from heptad.files import digest_of, user_path
+from heptad.image_source import ImageSource
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, PassReport, Scores
-from heptad.stages.data import ImageSource, Transform, opening_test, ordered_batches
+from heptad.stages.data import opening_test, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
@@ -33,6 +34,7 @@ from heptad.stages.saving import (
     read_metrics,
     tested_pictures,
 )
+from heptad.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,7 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
     if len(set(classes)) < max(1, len(classes)):
         raise ValueError("its classes are none, or a name is there twice")
     find_architecture(
-        recipe.architecture,
-        channels=recipe.channels,
-        image_size=recipe.image_size,
+        recipe,
         num_classes=len(classes),
     )
     return recipe, transform, tuple(classes)
@@ -170,9 +170,7 @@ def network_with(
 
     Raises WeightsError if names or shapes differ from the network's, ValueError if types do.
     """
-    architecture = find_architecture(
-        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
-    )
+    architecture = find_architecture(recipe)
     with torch.device("meta"):
         network = architecture.build(recipe.channels, num_classes)
     refuse_differences(path, state, network.state_dict(), what=recipe.architecture)

@@ -16,6 +16,7 @@ from heptad.architectures.lenet import LeNet5
 from heptad.architectures.lenet1998 import NUM_DIGITS, LeNet5Of1998
 from heptad.architectures.pretrained import WeightsFile
 from heptad.errors import RecipeError, unknown
+from heptad.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -199,23 +200,22 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def find_architecture(
-    name: str, *, channels: int, image_size: int, num_classes: int | None = None
-) -> Architecture:
-    """Give the architecture called `name`, if it takes such images; raises RecipeError if not.
+def find_architecture(recipe: Recipe, *, num_classes: int | None = None) -> Architecture:
+    """Give the recipe's architecture, if it takes such images; raises RecipeError if not.
 
     num_classes: of the data, where they are known already; it has to tell them apart.
     """
+    name = recipe.architecture
     if name not in ARCHITECTURES:
         raise RecipeError(unknown("architecture", name, ARCHITECTURES))
     architecture = ARCHITECTURES[name]
-    if channels not in architecture.channels:
+    if recipe.channels not in architecture.channels:
         allowed = " or ".join(map(str, architecture.channels))
-        raise RecipeError(f"channels is {channels}, but {name} takes {allowed}.")
+        raise RecipeError(f"channels is {recipe.channels}, but {name} takes {allowed}.")
     sizes = architecture.image_sizes
-    if image_size not in sizes:
+    if recipe.image_size not in sizes:
         allowed = f"{sizes[0]} px alone" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} px"
-        raise RecipeError(f"image_size is {image_size} px, but {name} takes {allowed}.")
+        raise RecipeError(f"image_size is {recipe.image_size} px, but {name} takes {allowed}.")
     if num_classes is not None and architecture.num_classes not in (None, num_classes):
         raise RecipeError(
             f"the data has {num_classes} classes, but {name} tells {architecture.num_classes}"

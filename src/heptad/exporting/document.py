@@ -16,9 +16,9 @@ from heptad.datasets.catalog import CATALOG
 from heptad.errors import DamagedError, ModelError, damage_in
 from heptad.loaded_run import LoadedRun, read_description
 from heptad.recipe import Recipe
-from heptad.stages.data import Transform
 from heptad.stages.saving import package_versions
 from heptad.text import one_line
+from heptad.transform import Transform
 
 # Of the document; a file of another one is not read.
 SCHEMA = 1

@@ -17,10 +17,10 @@ from heptad.errors import OutputError, RecipeError, SaveError, UnusableError, un
 from heptad.exporting.document import describe
 from heptad.exporting.loading import FORMATS, Format
 from heptad.files import sha256_of, user_path, writing
+from heptad.image_source import ImageSource
 from heptad.loaded_run import LoadedRun, find_weights, load_run
 from heptad.records import PassReport
 from heptad.run_folder import is_of_run
-from heptad.stages.data import ImageSource
 from heptad.stages.saving import TRAINED_PART
 
 # Of the largest logit: by how much an exported network may differ. Other orders of summation come

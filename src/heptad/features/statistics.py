@@ -14,9 +14,10 @@ from torch import nn
 
 from heptad.errors import MissingError, RecipeError, SaveError
 from heptad.files import cache_folder, digest_of, locked, sha256_of, write_bytes
+from heptad.image_source import ImageSource
 from heptad.recipe import Recipe
 from heptad.records import Source
-from heptad.stages.data import ImageSource, ordered_batches
+from heptad.stages.data import ordered_batches
 from heptad.stages.model import Model, recalibrate_batchnorm
 
 logger = logging.getLogger("heptad")

@@ -26,9 +26,10 @@ from heptad.errors import NotFiniteError, RecipeError, is_of_memory
 from heptad.features.engine import EAGER, REWRITTEN, Engine, filled, start_engine
 from heptad.features.memory import freed_memory_kept
 from heptad.files import Held, digest_of, hold
+from heptad.image_source import ImageSource
 from heptad.recipe import Recipe
 from heptad.records import PassReport
-from heptad.stages.data import ImageSource, Sources
+from heptad.stages.data import Sources
 from heptad.stages.model import Model
 from heptad.stores import (
     KEY,

@@ -27,11 +27,12 @@ from torch.overrides import TorchFunctionMode
 from heptad.datasets.catalog import CATALOG
 from heptad.datasets.fetch import dataset_folder, is_intact
 from heptad.errors import DamagedError, DataError, HeptadError, MissingError
+from heptad.image_source import ImageSource
 from heptad.loaded_run import LoadedRun, load_run
 from heptad.records import PassReport, Run
 from heptad.reports.charts import filter_drawing
 from heptad.reports.figures import Answer, RunFigures
-from heptad.stages.data import ImageSource, opening_test
+from heptad.stages.data import opening_test
 from heptad.stages.saving import PICTURES
 
 logger = logging.getLogger("heptad")

@@ -1,8 +1,6 @@
-"""Stage 2: images and labels, resized and normalised, in batches whose order follows the seed.
+"""Stage 2: images and labels, opened as the recipe says, in batches whose order follows the seed.
 
-Images stay `uint8` in memory. They are resized, or padded, once where the result fits, else batch
-by batch, to the same pixels. Resized to the sizes of the recipes those of MNIST are Pillow's, and
-so those of `torchvision.transforms`, to the bit; elsewhere some differ by one or two of 255.
+What becomes of the pixels is in `transform`; where they lie until then, in `image_source`.
 """
 
 from __future__ import annotations
@@ -10,19 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
-from heptad.architectures import find_architecture
-from heptad.architectures.pretrained import WeightsFile
-from heptad.augmentation import Augmentation, augment, contact_sheet
+from heptad.augmentation import Augmentation, contact_sheet
 from heptad.datasets.dataset import PARTS, Dataset, Part, find_dataset, read_part
 from heptad.datasets.folder import some_names
 from heptad.datasets.picture_set import (
@@ -30,222 +25,22 @@ from heptad.datasets.picture_set import (
     PictureSet,
     opening_pictures,
 )
-from heptad.datasets.pictures import Decoding, margins
+from heptad.datasets.pictures import Decoding
 from heptad.datasets.splits import held_out
 from heptad.distributed import ALONE, Ranks
 from heptad.errors import DataError, RecipeError, counted
 from heptad.files import digest_of
+from heptad.image_source import ImageSource, KeptImages
 from heptad.randomness import derived_seed
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import START, Batch, PassReport, Position, Source
 from heptad.run_folder import start_run
-from heptad.stores import Rows, row_keys
+from heptad.transform import Transform, make_transform
 
 logger = logging.getLogger("heptad")
 
-IMAGES_AT_A_TIME = 1000
 # Of the sheet of augmented images.
 ROWS_SHOWN, VERSIONS_SHOWN = 6, 8
-
-Numbers = tuple[float, ...]
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize `uint8` [N, C, H, W] to [N, C, S, S], bilinear with antialiasing.
-
-    `interpolate` on `uint8` gives Pillow's pixels on every processor; torchvision's own resize of
-    tensors does so with AVX2 only (torch 2.14.1, torchvision 0.29.1, 2026-11).
-    """
-    return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-
-
-def pad_to_size(images: Tensor, size: int) -> Tensor:
-    """Put `uint8` [N, C, H, W] amid black, [N, C, S, S]; raises RecipeError if they are larger."""
-    around = margins(images.shape, size)
-    if min(around) < 0:
-        height, width = images.shape[-2:]
-        raise RecipeError(
-            f"fit is pad and image_size {size} px, but the images have {width} x {height}; allowed:"
-            f" an image_size of at least {max(width, height)}, or fit = resize."
-        )
-    return pad(images, around)
-
-
-FITS: dict[str, Callable[[Tensor, int], Tensor]] = {"resize": resize, "pad": pad_to_size}
-
-
-@dataclass(frozen=True)
-class Transform:
-    """From stored pixels to what the network sees.
-
-    mean, deviation: one number, or one for each channel, of pixels scaled to 0..1. fit: one of
-    `FITS`, how images come to their size.
-    """
-
-    image_size: int
-    channels: int
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    fit: str = "resize"
-
-    def as_document(self) -> dict[str, Any]:
-        """Give the transform as plain numbers and lists, for JSON.
-
-        Without `fit` where images are resized, as all were before there was a choice: documents of
-        then, and the names of features that were kept, stay as they are.
-        """
-        fit = {} if self.fit == "resize" else {"fit": self.fit}
-        return {
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "mean": list(self.mean),
-            "deviation": list(self.deviation),
-            **fit,
-        }
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Make the transform that `as_document` wrote down."""
-        return cls(
-            image_size=int(document["image_size"]),
-            channels=int(document["channels"]),
-            mean=tuple(map(float, document["mean"])),
-            deviation=tuple(map(float, document["deviation"])),
-            fit=document.get("fit", "resize"),
-        )
-
-    def to_size(self, images: Tensor) -> Tensor:
-        """Bring `uint8` [N, C, H, W] to [N, C, S, S], as `fit` says; raises RecipeError."""
-        if images.shape[-2:] == (self.image_size, self.image_size):
-            return images
-        return FITS[self.fit](images, self.image_size)
-
-    def black(self) -> Tensor:
-        """Give what black is after `normalize`: one value, or one a channel."""
-        return -torch.tensor(self.mean) / torch.tensor(self.deviation)
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Turn `uint8` [N, 1 or C, S, S] into float32 [N, C, S, S]: ToTensor and Normalize."""
-        pixels = images.to(torch.float32).div_(255)
-        mean, deviation = (
-            torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-            for values in (self.mean, self.deviation)
-        )
-        # One number for all channels is applied before gray is repeated, with a third of the work.
-        pixels = (
-            pixels.sub_(mean).div_(deviation)
-            if len(self.mean) == 1
-            else pixels.sub(mean).div_(deviation)
-        )
-        return pixels.expand(-1, self.channels, -1, -1)
-
-
-@dataclass(frozen=True)
-class KeptImages:
-    """Images that lie in the cache, `uint8` [N, C, S, S]; some of them are read when asked for.
-
-    keys: the names of the images [N], by what they were decoded from, copies alike.
-    """
-
-    rows: Rows
-    keys: NDArray[np.void]
-
-    @property
-    def shape(self) -> torch.Size:
-        """N, C, S, S; there is one image at least."""
-        return torch.Size([len(self.keys), *self.rows.shards[0].values.shape[1:]])
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        """Read the images at `indices`."""
-        return self.rows.take(indices)
-
-    def at(self, places: Tensor) -> KeptImages:
-        """Look at the images at `places` alone."""
-        return KeptImages(self.rows.at(places.numpy()), self.keys[places.numpy()])
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Images, `uint8` [N, C, H, W], with labels and ids [N]; see `records.Source`.
-
-    images: in memory as they are stored, or resized already; or kept in the cache, resized.
-    augmentation, seed: what happens to an image in each epoch, and what the draws come from, with
-    draw_ids, int64 [N]: the ids where there are none.
-    """
-
-    images: Tensor | KeptImages
-    labels: Tensor
-    ids: Tensor
-    classes: tuple[str, ...]
-    transform: Transform
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    augmentation: Augmentation | None = None
-    seed: int = 0
-    draw_ids: Tensor | None = None
-
-    def take(self, indices: Tensor, epoch: int | None) -> Tensor:
-        """Give inputs [N, C, S, S] in the source's type, on its device, channels last.
-
-        With an epoch, changed as the augmentation says.
-        """
-        pixels = self.transform.to_size(self.images[indices]).to(self.device)
-        inputs = self.transform.normalize(pixels).to(self.dtype)
-        if self.augmentation and epoch is not None:
-            # Gray that is repeated to 3 channels is changed once, and repeated again.
-            num_different = pixels.shape[1] if len(self.transform.mean) == 1 else inputs.shape[1]
-            inputs = augment(
-                inputs[:, :num_different],
-                self.augmentation,
-                seed=self.seed,
-                epoch=epoch,
-                ids=self.drawn_by[indices],
-                fill=self.transform.black().to(inputs),
-            ).expand(-1, inputs.shape[1], -1, -1)
-        return inputs.contiguous(memory_format=torch.channels_last)
-
-    @property
-    def drawn_by(self) -> Tensor:
-        """What the draws of each image come from, int64 [N]."""
-        return self.ids if self.draw_ids is None else self.draw_ids
-
-    def at(self, places: Tensor) -> ImageSource:
-        """Give the source of the images at `places`, in that order."""
-        return replace(
-            self,
-            images=self.images[places]
-            if isinstance(self.images, Tensor)
-            else self.images.at(places),
-            labels=self.labels[places],
-            ids=self.ids[places],
-            draw_ids=None if self.draw_ids is None else self.draw_ids[places],
-        )
-
-    def resized_if_it_fits(self, memory: int) -> ImageSource:
-        """Give the same source with its images resized once, if that takes at most `memory` bytes.
-
-        What `take` gives stays the same, to the bit.
-        """
-        size = self.transform.image_size
-        is_ready = isinstance(self.images, Tensor) and self.images.shape[-2:] == (size, size)
-        if is_ready or self.images.shape[0] * self.images.shape[1] * size**2 > memory:
-            return self
-        resized = torch.empty(*self.images.shape[:2], size, size, dtype=torch.uint8)
-        # In parts, so that no second copy of the whole is ever held.
-        for target, few in zip(torch.split(resized, IMAGES_AT_A_TIME), self.parts(), strict=True):
-            target.copy_(self.transform.to_size(few))
-        return replace(self, images=resized)
-
-    def parts(self) -> Iterator[Tensor]:
-        """Give the images as they are stored, in order, some at a time."""
-        for places in torch.split(torch.arange(len(self.labels)), IMAGES_AT_A_TIME):
-            yield self.images[places]
-
-    def image_keys(self) -> NDArray[np.void]:
-        """Name each image [N] by its content: equal images, and no others, have equal names."""
-        if isinstance(self.images, KeptImages):
-            return self.images.keys
-        return row_keys(self.images.numpy())
 
 
 @dataclass(frozen=True)
@@ -658,65 +453,6 @@ def picture_source(
         device=device,
         dtype=getattr(torch, recipe.number_type),
     )
-
-
-def check_transform(recipe: Recipe) -> None:
-    """Raise RecipeError if the recipe normalises by weights that have no preset."""
-    if recipe.normalize == "weights":
-        _of_weights(recipe)
-
-
-def make_transform(recipe: Recipe, dataset: Dataset | PictureSet) -> Transform:
-    """Give the recipe's transform, with mean and deviation from where the recipe says.
-
-    Raises RecipeError for `normalize = "weights"` without weights that have a preset.
-    """
-    choices: dict[str, Callable[[], tuple[Numbers, Numbers]]] = {
-        "recipe": lambda: ((recipe.mean,), (recipe.deviation,)),
-        "data": lambda: _of_data(recipe, dataset),
-        "weights": lambda: _of_weights(recipe),
-    }
-    mean, deviation = choices[recipe.normalize]()
-    return Transform(recipe.image_size, recipe.channels, mean, deviation, recipe.fit)
-
-
-def _of_data(recipe: Recipe, dataset: Dataset | PictureSet) -> tuple[Numbers, Numbers]:
-    """Measure the training pixels, all channels together, of pictures as they are resized."""
-    counts = np.zeros(256, np.int64)
-    # Counts of the 256 values, so that the sums are exact.
-    if isinstance(dataset, PictureSet):
-        places = torch.from_numpy(dataset.parts["train"])
-        for few in torch.split(places, IMAGES_AT_A_TIME):
-            counts += np.bincount(dataset.rows.take(few).reshape(-1), minlength=256)
-    elif dataset.mean is not None and dataset.deviation is not None:
-        return (dataset.mean,), (dataset.deviation,)
-    else:
-        images, _ = read_part(dataset, "train", channels=recipe.channels)
-        # A part at a time: eight bytes are taken for each value.
-        for start in range(0, len(images), IMAGES_AT_A_TIME):
-            some = images[start : start + IMAGES_AT_A_TIME]
-            counts += np.bincount(some.reshape(-1), minlength=256)
-    values = np.arange(256) / 255
-    mean = float((counts * values).sum() / counts.sum())
-    deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
-    if deviation == 0:
-        raise RecipeError("normalize is data, but all training pixels are equal.")
-    return (mean,), (deviation,)
-
-
-def _of_weights(recipe: Recipe) -> tuple[Numbers, Numbers]:
-    architecture = find_architecture(
-        recipe.architecture, channels=recipe.channels, image_size=recipe.image_size
-    )
-    names = list(architecture.weights)
-    name = names[0] if recipe.weights == "default" and names else recipe.weights
-    preset: WeightsFile | None = architecture.weights.get(name)
-    if preset is None:
-        raise RecipeError(
-            f"normalize is weights, but weights = {recipe.weights} has no preset;"
-            f" {recipe.architecture} has {', '.join(names) if names else 'no weights with one'}."
-        )
-    return preset.mean, preset.deviation
 
 
 def open_source(

@@ -168,12 +168,7 @@ def check_model(
     num_classes: of the data, once it is known. Raises RecipeError or WeightsError if there is none
     such, they do not fit the recipe or the data, or a setting would have no effect on this network.
     """
-    architecture = find_architecture(
-        recipe.architecture,
-        channels=recipe.channels,
-        image_size=recipe.image_size,
-        num_classes=num_classes,
-    )
+    architecture = find_architecture(recipe, num_classes=num_classes)
     weights = find_weights(recipe.weights, architecture)
     # Without memory or values: enough to see which layers there are.
     with torch.device("meta"):

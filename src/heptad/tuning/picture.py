@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from heptad.plots import BLUE, GRAY, ORANGE
+from heptad.plots import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    as_png,
+    in_percent,
+    new_figure,
+    with_grid,
+    with_whole_numbers,
+)
 from heptad.tuning.ranges import Numbers, Range, shown
 from heptad.tuning.search import Search, Trial
 
@@ -28,16 +35,13 @@ def plot_trials(title: str, search: Search, trials: Sequence[Trial]) -> bytes:
 
     At least one of them is complete. Trials that were given up are drawn where they ended.
     """
-    # Here, since it takes a while to import.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     num_rows = -(-len(search.ranges) // PANELS_A_ROW)
-    figure = Figure(
-        figsize=(WIDTH, TOP_HEIGHT + ROW_HEIGHT * num_rows), dpi=110, layout="constrained"
+    figure = new_figure(
+        WIDTH,
+        TOP_HEIGHT + ROW_HEIGHT * num_rows,
+        title=f"{title}: {len(trials)} trials",
+        dpi=110,
     )
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: {len(trials)} trials", fontsize=13, parse_math=False)
     grid = figure.add_gridspec(
         1 + num_rows, 1, height_ratios=[TOP_HEIGHT, *[ROW_HEIGHT] * num_rows]
     )
@@ -53,14 +57,8 @@ def plot_trials(title: str, search: Search, trials: Sequence[Trial]) -> bytes:
         if column == 0:
             panel.set_ylabel("validation (%)")
     for axes in figure.axes:
-        axes.grid(color="#DDDDDD", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        # Of letters that the font lacks, which are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(content, format="png")
-    return content.getvalue()
+        with_grid(axes)
+    return as_png(figure)
 
 
 def _percent(trial: Trial) -> float:
@@ -70,19 +68,17 @@ def _percent(trial: Trial) -> float:
 
 
 def _draw_course(axes: Any, trials: Sequence[Trial]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     complete = [trial for trial in trials if trial.figures]
     given_up = [trial for trial in trials if trial.epochs and not trial.figures]
-    points = [_percent(trial) for trial in complete]
-    intervals = [trial.figures.interval for trial in complete if trial.figures]
+    numbers = [trial.number for trial in complete]
+    figures = [trial.figures for trial in complete if trial.figures]
+    percent, around = in_percent(
+        [each.accuracy for each in figures], [each.interval for each in figures]
+    )
     axes.errorbar(
-        [trial.number for trial in complete],
-        points,
-        yerr=[
-            [p - 100 * low for p, (low, _) in zip(points, intervals, strict=True)],
-            [100 * high - p for p, (_, high) in zip(points, intervals, strict=True)],
-        ],
+        numbers,
+        percent,
+        yerr=around,
         color=BLUE,
         marker="o",
         markersize=5,
@@ -99,8 +95,7 @@ def _draw_course(axes: Any, trials: Sequence[Trial]) -> None:
             linestyle="none",
             label="given up on the way",
         )
-    numbers = [trial.number for trial in complete]
-    best = list(accumulate(points, max))
+    best = list(accumulate(percent, max))
     # Up to the last trial, complete or not.
     axes.step(
         [*numbers, trials[-1].number],
@@ -112,7 +107,7 @@ def _draw_course(axes: Any, trials: Sequence[Trial]) -> None:
     axes.set_xlabel("trial")
     axes.set_ylabel("validation images\nclassified rightly (%)")
     axes.set_xlim(0.5, len(trials) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    with_whole_numbers(axes)
     # Above the axes: points may lie anywhere in them.
     axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from heptad.cycle import (
     Report,
-    again,
-    prepared_fields,
     preparing,
     progress,
     refuse_moved,
@@ -39,6 +37,7 @@ from heptad.errors import (
 from heptad.files import as_word, digest_of, remove_leftovers, write_bytes, write_json
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EpochReport, Figures, PassReport
+from heptad.reuse import again, prepared_fields
 from heptad.run_folder import (
     BEST,
     SEARCH,
@@ -48,8 +47,8 @@ from heptad.run_folder import (
     refuse_group_as_output,
     refuse_run,
 )
-from heptad.stages.data import check_transform
 from heptad.stages.model import check_model
+from heptad.transform import check_transform
 from heptad.tuning import check_optuna
 from heptad.tuning.picture import plot_trials
 from heptad.tuning.ranges import Numbers

@@ -184,7 +184,7 @@ def _carry_out(
 def _follow(work: Generator[Event, None, None], show: Show) -> Where:
     """Carry out a training, and stop it between two reports when a signal asks for it."""
     from heptad.cli.display import Where
-    from heptad.cycle import Poll
+    from heptad.polling import Poll
 
     where, poll = Where(), Poll()
     with closing(work) as events:
