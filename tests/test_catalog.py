@@ -167,20 +167,26 @@ def test_files_put_into_the_cache_by_hand_are_used(kmnist, own_cache, monkeypatc
     assert read_part(find_dataset("kmnist"), "train")[0].shape == (60, 1, 28, 28)
 
 
+OTHER = "it came with other content than it should have"
+
+
 @pytest.mark.parametrize(
-    "spoil",
-    [flipped, lambda content: content[:-40], lambda content: content + bytes(10)],
+    ("spoil", "said"),
+    [
+        (flipped, OTHER),
+        (lambda content: content[:-40], "the connection broke: 40 bytes did not come"),
+        (lambda content: content + bytes(10), OTHER),
+    ],
     ids=["another MD5", "cut short", "too long"],
 )
-def test_a_file_with_another_md5_is_never_kept(kmnist, own_cache, monkeypatch, spoil):
+def test_a_file_with_another_md5_is_never_kept(kmnist, own_cache, monkeypatch, spoil, said):
     monkeypatch.setattr(SpoilingHandler, "spoil", staticmethod(spoil))
     with serving(kmnist, SpoilingHandler) as address:
         entry = offered(monkeypatch, "kmnist", kmnist, mirror=address)
         with pytest.raises(MissingError) as raised:
             ensure_dataset(entry)
     assert files_in(own_cache) == [".lock"]
-    twice = "it came with other content than it should have"
-    assert f"train-images-idx3-ubyte.gz: {twice}, then {twice}" in raised.value.hint
+    assert f"train-images-idx3-ubyte.gz: {said}, then {said}" in raised.value.hint
 
 
 def test_a_known_sha256_binds_beside_the_md5(kmnist, own_cache, monkeypatch):

@@ -497,3 +497,13 @@ def test_the_images_of_a_format_are_real_test_images(small, monkeypatch, tmp_pat
     # Spread over all 64.
     places = torch.arange(20) * 64 // 20
     assert torch.equal(answers, run.evaluate().logits[places].argmax(1))
+
+
+def test_a_run_that_began_with_the_weights_of_the_folder_it_was_in_is_exported(
+    small, digits, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(small)
+    recipe = heptad.load_recipe("lenet5", data=str(digits), weights=".", epochs=1, limit=20)
+    run = heptad.train(recipe, heptad.RunOptions(out=str(tmp_path / "run")))
+    heptad.export(run.folder, "safetensors", tmp_path / "model.safetensors")
+    assert heptad.load_model(tmp_path / "model.safetensors").classes == tuple("0123456789")

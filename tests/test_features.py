@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -21,11 +22,11 @@ import heptad
 from conftest import write_idx
 from heptad.cli import main
 from heptad.cycle import preparing, refuse_moved
-from heptad.errors import DamagedError, RecipeError, SaveError
+from heptad.errors import DamagedError, MissingError, RecipeError, SaveError
 from heptad.image_source import ImageSource
 from heptad.recipe import RunOptions
 from heptad.records import PassReport, Position
-from heptad.stores import list_stores
+from heptad.stores import list_stores, make_room
 
 PLAIN = RunOptions(trunk="off")
 
@@ -448,3 +449,46 @@ def test_a_head_on_the_gathered_rows_of_many_shards_sees_the_right_images(resnet
         answers = cycle.model.eval()(cycle.sources.train.take(order, None))
     assert torch.allclose(answers, expected, rtol=1e-4, atol=1e-4)
     assert dataclasses.is_dataclass(cycle.sources.train)
+
+
+# Fills small stores anew for three seconds, and says how often.
+FILLING = """
+import sys, time
+import numpy as np
+from heptad.stores import Computation, filling, row_keys
+
+until, num_filled = time.monotonic() + 3, 0
+while time.monotonic() < until:
+    images = np.full((4, 1, 8, 8), num_filled % 251, np.uint8)
+    rows = lambda lacking: iter([(lacking.places, np.zeros((len(lacking.places), 9), np.float32))])
+    compute = lambda lacking: Computation("made", rows(lacking))
+    for _ in filling({"store": num_filled % 3}, row_keys(images), compute=compute, what="a test"):
+        pass
+    num_filled += 1
+print(num_filled)
+"""
+
+
+def test_a_store_that_others_make_room_by_is_never_removed_while_it_is_filled(own_cache):
+    filler = subprocess.Popen([sys.executable, "-c", FILLING], stdout=subprocess.PIPE, text=True)
+    num_seen = 0
+    while filler.poll() is None:
+        num_seen += bool(list_stores())
+        make_room(0)
+    assert filler.returncode == 0
+    assert int(filler.communicate()[0]) > 20
+    assert num_seen > 20
+
+
+def lockless(*_args):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_cache_that_knows_no_locks_serves_and_says_that_it_cannot_be_filled(
+    resnet, own_cache, monkeypatch
+):
+    computed(resnet)
+    monkeypatch.setattr("fcntl.flock", lockless)
+    assert computed(resnet) == 0
+    with pytest.raises(MissingError, match="cannot be written: No locks available"):
+        heptad.prepare(resnet.changed(limit=61))

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from heptad.datasets.catalog import CATALOG
 from heptad.datasets.fetch import ensure_dataset
 from heptad.errors import MissingError
 from heptad.fetching import fetch_all
-from heptad.files import sha256_of
+from heptad.files import copy_whole, sha256_of
 
 MNIST = CATALOG["mnist"]
 
@@ -115,6 +116,24 @@ def test_a_mirror_that_serves_damage_leaves_nothing_behind(few, own_cache, monke
         ensure_dataset(dataclasses.replace(entry, mirrors=(address,)))
     assert files_in(own_cache) == [".lock"]
     assert address in raised.value.hint
+
+
+def test_a_download_that_breaks_off_is_not_said_to_be_of_other_content(few, own_cache, monkeypatch):
+    entry, published = few
+    monkeypatch.setattr(SpoilingHandler, "spoil", staticmethod(lambda content: content[:40]))
+    with serving(published, SpoilingHandler) as address, pytest.raises(MissingError) as raised:
+        ensure_dataset(dataclasses.replace(entry, mirrors=(address,)))
+    sizes = [path.stat().st_size - 40 for path in published.iterdir()]
+    assert any(
+        f"the connection broke: {size:,} bytes did not" in raised.value.hint for size in sizes
+    )
+
+
+def test_a_source_that_cannot_be_read_is_not_said_to_be_a_full_disk(tmp_path):
+    # The memory of a process, at address 0.
+    with pytest.raises(MissingError, match="/proc/self/mem could not be read: Input/output error"):
+        copy_whole(Path("/proc/self/mem"), tmp_path / "copy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_with_no_source_left_the_error_says_what_was_tried_and_what_to_put_where(own_cache):

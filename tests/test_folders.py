@@ -161,6 +161,16 @@ def test_the_parts_of_a_set_are_known_by_the_names_of_their_folders(folders, tmp
     }
 
 
+@pytest.mark.parametrize("second", ["training", "Train"])
+def test_two_folders_for_one_part_are_refused_and_none_is_passed_over_silently(second, tmp_path):
+    for number, name in enumerate(("train", second, "test")):
+        small_set(tmp_path / name, start=100 * number)
+    with pytest.raises(
+        DataError, match=r"has [Tt]rain and [Tt]rain(ing)?; each would be the train"
+    ):
+        opened(tmp_path)
+
+
 def test_a_class_may_be_called_test(tmp_path):
     small_set(tmp_path, classes=("cat", "test", "train"))
     sources = opened(tmp_path)

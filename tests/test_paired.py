@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
+from heptad.reports.comparison import p_text
 from heptad.reports.paired import PairedCounts, holm, mcnemar_p, paired_interval
 
 # Complete response before and after consolidation therapy (Cavo et al. 2012), airway
@@ -58,3 +59,14 @@ def test_holms_correction_is_that_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert (holm([0.2]), holm([])) == ([0.2], [])
+
+
+def test_a_p_just_below_the_limit_is_not_written_as_the_limit():
+    p = binomtest(42, 67).pvalue
+    assert (p < 0.05, p_text(p)) == (True, "p = 0.0498")
+    assert [p_text(p) for p in (0.05, 0.0502, 0.049999, 0.2)] == [
+        "p = 0.05",
+        "p = 0.05",
+        "p = 0.049999",
+        "p = 0.2",
+    ]

@@ -438,3 +438,19 @@ def test_training_a_lenet_imports_neither_torchvision_nor_the_compiler(digits, t
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {"report.html", "lenet5_digits.pth"} <= names_in(out)
+
+
+def test_the_checkpoints_of_another_run_are_not_taken_for_ones_own(lenet_run, digits, tmp_path):
+    shutil.copytree(lenet_run.folder / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(OutputError, match="a run that was not finished: checkpoints is there"):
+        train("lenet5", digits, epochs=2, batch_size=100, seed=1, out=str(tmp_path / "run"))
+
+
+def test_equal_runs_on_two_machines_have_one_digest(lenet_run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("platform.release", lambda: "another kernel")
+    out = str(tmp_path / "run")
+    elsewhere = train("lenet5", digits, epochs=2, batch_size=100, out=out)
+    assert elsewhere.metrics["digest"] == lenet_run.metrics["digest"]
+    both = [run.metrics["files"] for run in (lenet_run, elsewhere)]
+    assert [name for name in both[0] if both[0][name] != both[1][name]] == ["environment.json"]

@@ -62,6 +62,10 @@ def test_a_short_run_has_rates_too(schedule, num_steps):
     assert all(0 <= rate <= 0.2 for rate in found)
 
 
+def test_a_training_of_one_step_takes_it_at_its_peak():
+    assert rates("one-cycle", num_steps=1) == [0.2]
+
+
 @pytest.fixture
 def recipe(digits):
     return heptad.load_recipe(

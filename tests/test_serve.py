@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import http.client
 import json
 import signal
@@ -12,9 +13,11 @@ import struct
 import sys
 import threading
 import time
+import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ import heptad
 from heptad.cli import main
 from heptad.datasets.digit_pictures import as_digit
 from heptad.serving.app import make_app
+from heptad.serving.worker import Worker
 from served import png_of, serving_page
 
 MB = 2**20
@@ -413,3 +417,25 @@ def test_without_the_extra_one_is_told_what_to_install(small, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", str(small)]) == 6
     assert "pip install starlette uvicorn" in capsys.readouterr().err
+
+
+def test_a_picture_that_nobody_waits_for_any_more_is_not_kept():
+    class Picture:
+        pass
+
+    async def give_up() -> bool:
+        worker, is_done = Worker(), threading.Event()
+        first = asyncio.create_task(worker.do(partial(is_done.wait, 30)))
+        picture = Picture()
+        kept = weakref.ref(picture)
+        second = worker.do(partial(id, picture))
+        del picture
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(second, 0.1)
+        gc.collect()
+        lives = kept() is not None
+        is_done.set()
+        assert await first
+        return lives
+
+    assert asyncio.run(give_up()) is False

@@ -227,6 +227,28 @@ def test_settings_that_do_not_go_together_are_drawn_again(recipe, workplace):
     assert all("which adam divides" in reason for reason in refused)
 
 
+def test_choices_that_differ_in_the_fifth_digit_are_other_choices_in_what_is_kept(
+    recipe, workplace
+):
+    choices = {"learning_rate": "0.00123401,0.00123404"}
+    tuned(recipe.changed(epochs=1), workplace / "s", choices, num_trials=2)
+    assert json.loads(Path("s", SEARCH).read_bytes())["ranges"] == choices
+    rows = [*csv.DictReader(Path("s", TABLE).read_text().splitlines())]
+    assert {float(row["learning_rate"]) for row in rows} <= {0.00123401, 0.00123404}
+
+
+def test_a_narrow_range_is_not_searched_at_its_ends_alone(recipe, workplace):
+    ranges = {"averaging": "0.9999..0.99999"}
+    trials = trials_of(recipe.changed(epochs=1), workplace / "s", ranges, num_trials=5)
+    assert len({trial.settings["averaging"] for trial in trials}) == 5
+
+
+def test_negative_numbers_are_numbers_in_the_table(recipe, workplace):
+    trials = trials_of(recipe.changed(epochs=1), workplace / "s", {"mean": "-0.5..-0.1"}, 2)
+    rows = [*csv.DictReader(Path("s", TABLE).read_text().splitlines())]
+    assert [float(row["mean"]) for row in rows] == [trial.settings["mean"] for trial in trials]
+
+
 def test_settings_that_were_tried_before_are_not_trained_again(recipe, workplace):
     ranges = {"optimizer": "adam,sgd"}
     events = [*heptad.tune(recipe, ranges, num_trials=7, options=options("s"))]

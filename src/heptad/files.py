@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import tempfile
 import urllib.error
 import urllib.parse
@@ -29,7 +30,7 @@ from typing import Any, BinaryIO
 import platformdirs
 from filelock import FileLock, Timeout
 
-from heptad.errors import DamagedError, MissingError, SaveError
+from heptad.errors import DamagedError, MissingError, SaveError, UnusableError
 
 try:
     import fcntl
@@ -41,6 +42,8 @@ CHUNK = 1 << 20
 UNFINISHED = ".part"
 # What `writing` calls a file until then: the name it will have, and what tempfile adds.
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
+# What file systems answer that know no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 CONNECT_TIMEOUT_S = 15
 PROGRESS_INTERVAL_S = 10
 
@@ -60,10 +63,13 @@ def as_word(path: str | Path) -> str:
 def read_document(path: Path, *, schema: int, hint: str = "") -> dict[str, Any]:
     """Read a document of JSON that one of ours wrote, with a `schema`.
 
-    hint: what to do if it cannot be read. Raises DamagedError then, and for another schema.
+    hint: what to do if it holds something else. Raises DamagedError then, and for another schema,
+    UnusableError if it cannot be read.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise UnusableError(f"{path} cannot be read: {error.strerror}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged: {error}.", hint=hint) from error
     if not isinstance(document, dict):
@@ -185,9 +191,22 @@ def set_aside(path: Path) -> Path:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that it appears complete or not at all; raises SaveError."""
-    with source.open("rb") as content, writing(target) as file:
-        shutil.copyfileobj(content, file, CHUNK)
+    """Copy a file so that it appears complete or not at all.
+
+    Raises MissingError if it cannot be read, SaveError if the copy cannot be written.
+    """
+    with writing(target) as file:
+        for chunk in _chunks_of(source):
+            file.write(chunk)
+
+
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise MissingError(f"{path} could not be read: {error.strerror or error}.") from error
 
 
 @contextmanager
@@ -203,11 +222,12 @@ def locked(folder: Path, *, waiting_for: str = "another process") -> Iterator[No
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            _refuse_lockless(folder / ".lock")
             logger.info("waiting for %s, which fills %s", waiting_for, folder)
             lock.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         raise MissingError(
-            f"the cache {folder} cannot be written: {error.strerror or error}.",
+            f"the cache {folder} cannot be written: {getattr(error, 'strerror', None) or error}.",
             hint="set HEPTAD_HOME to a folder of your own",
         ) from error
     try:
@@ -215,6 +235,14 @@ def locked(folder: Path, *, waiting_for: str = "another process") -> Iterator[No
         yield
     finally:
         lock.release()
+
+
+def _refuse_lockless(path: Path) -> None:
+    """Raise OSError if a file cannot be locked by anybody: one would wait for ever."""
+    if fcntl is None:
+        return
+    with path.open("rb") as file, suppress(BlockingIOError):
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 # What a process that uses a folder of the cache holds a shared lock on, and when it last did.
@@ -234,20 +262,51 @@ class Held:
 def hold(folder: Path) -> Held | None:
     """Note that a folder of the cache is used now, and keep it from being removed meanwhile.
 
-    None where the cache is read-only and nobody ever wrote: nothing can be removed there either.
+    None where it is not there, or nothing is removed either: where the cache is read-only and
+    nobody ever wrote, or knows no locks.
     """
     path = folder / IN_USE
-    if fcntl is None:
-        return None
+    while fcntl is not None:
+        try:
+            descriptor = _opened_or_made(path)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Whoever removed the folder meanwhile may have had the lock on the file opened here.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return Held(descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in NO_LOCKS:
+                return None
+            raise
+        os.close(descriptor)
+    return None
+
+
+def _opened_or_made(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        os.utime(path)
     except OSError:
-        if not path.is_file():
-            return None
-        descriptor = os.open(path, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return Held(descriptor)
+        return os.open(path, os.O_RDONLY)
+    with suppress(OSError):
+        os.utime(path)
+    return descriptor
+
+
+def hold_made(folder: Path) -> Held | None:
+    """Make a folder of the cache and `hold` it; others may remove it at any time before."""
+    # That it cannot be made is said by whoever has to write there.
+    with suppress(OSError):
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = hold(folder)
+            if held or folder.is_dir():
+                return held
+    return None
 
 
 def try_lock(descriptor: int) -> None:
@@ -270,9 +329,15 @@ def exclusive(folder: Path) -> Iterator[bool]:
         try:
             try_lock(file.fileno())
         except BlockingIOError:
-            yield False
+            is_mine = False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            is_mine = False
+            logger.warning("%s cannot be locked, so that it is not removed", folder)
         else:
-            yield True
+            is_mine = True
+        yield is_mine
 
 
 def used_at(folder: Path) -> float:
@@ -284,8 +349,14 @@ def used_at(folder: Path) -> float:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Add up the sizes of the files in a folder."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    """Add up the sizes of the files in a folder, but for what others remove meanwhile."""
+    num_bytes = 0
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                num_bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return num_bytes
 
 
 class DownloadError(Exception):
@@ -325,6 +396,11 @@ def _chunks(url: str) -> Iterator[bytes]:
                 except (OSError, http.client.HTTPException) as error:
                     raise BrokenOffError(f"the connection broke: {_reason(error)}") from error
                 if not chunk:
+                    # A short answer is no error of its own.
+                    if response.length:
+                        raise BrokenOffError(
+                            f"the connection broke: {response.length:,} bytes did not come"
+                        )
                     return
                 yield chunk
     except urllib.error.HTTPError as error:

@@ -284,7 +284,10 @@ class EpochReport:
 
     @property
     def train_loss(self) -> float:
-        """Mean loss of the epoch's steps over images: a short last batch weighs by its images."""
+        """Mean loss of the epoch's steps over images: a short last batch weighs by its images.
+
+        With class weights each step's loss is its own weighted mean.
+        """
         total = fsum(map(mul, self.step_losses, self.step_images))
         return total / sum(self.step_images)
 

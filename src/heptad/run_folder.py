@@ -25,6 +25,7 @@ from heptad.errors import (
     counted,
 )
 from heptad.files import (
+    NO_LOCKS,
     UNFINISHED,
     as_word,
     remove_leftovers,
@@ -36,9 +37,11 @@ from heptad.recipe import Recipe, RunOptions
 
 logger = logging.getLogger("heptad")
 
+# What a run was carried out with: the one file in which equal runs on two machines differ.
+ENVIRONMENT = "environment.json"
 RUN_FILES = (
     "recipe.json",
-    "environment.json",
+    ENVIRONMENT,
     "metrics.jsonl",
     "epochs.csv",
     "metrics.json",
@@ -58,8 +61,6 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".heptad-lock"
 LAUNCH = ".heptad-launch"
 MOST_TRIES = 100
-# What file systems answer that know no locks.
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_output(recipe: Recipe, options: RunOptions) -> None:
@@ -218,6 +219,8 @@ def refuse_run(folder: Path) -> None:
     """Raise OutputError if a folder holds a run, finished or not."""
     taken = [name for name in RUN_FILES if (folder / name).exists()]
     taken += sorted(path.name for path in folder.glob("*.pth"))
+    # A run of its own would take another's for those of the same place in its training.
+    taken += [CHECKPOINTS] if any((folder / CHECKPOINTS).glob("*")) else []
     if "metrics.json" in taken:
         raise OutputError(
             f"the folder {folder} holds a run already.",

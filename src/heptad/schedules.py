@@ -26,6 +26,9 @@ def _cosine(step: int, num_steps: int) -> float:
 
 
 def _one_cycle(step: int, num_steps: int) -> float:
+    # Nothing rises or falls in one step.
+    if num_steps == 1:
+        return 1.0
     top, last = RISING * num_steps - 1, num_steps - 1
     if step <= top:
         return _between(1 / START_DIVISOR, 1.0, step / top)

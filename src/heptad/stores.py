@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,12 +31,16 @@ from torch import Tensor
 from heptad.distributed import ALONE, Ranks, appears
 from heptad.errors import MissingError, SaveError, UnusableError
 from heptad.files import (
+    UNFINISHED,
+    Held,
     cache_folder,
     digest_of,
     exclusive,
     folder_bytes,
     hold,
+    hold_made,
     locked,
+    remove_leftovers,
     sha256_of,
     used_at,
     write_bytes,
@@ -263,6 +268,8 @@ def filling(
     with ExitStack() as lock:
 
         def begin() -> tuple[NDArray[np.int64], tuple[str, ...]]:
+            # First, so that what is locked and written then cannot be removed.
+            lock.callback(_release, hold_made(folder))
             lock.enter_context(locked(folder, waiting_for="another run that fills it"))
             write_json(folder / "store.json", description)
             # Whoever held the lock before may have computed these very rows.
@@ -274,7 +281,7 @@ def filling(
 
         lacking, engines = ranks.by_first(begin)
         ranks.refuse_other_folders(folder, what)
-        held = hold(folder)
+        lock.callback(_release, hold(folder))
         started_at, num_done = perf_counter(), 0
         own = ranks.share(lacking)
         computation = compute(Lacking(own, num_in_all=len(lacking), engines=engines))
@@ -298,9 +305,12 @@ def filling(
             shards += written
         else:
             shards[:] = _written_by_all(ranks, folder, written, what)
-        if held:
-            held.release()
     return tuple(shards)
+
+
+def _release(held: Held | None) -> None:
+    if held:
+        held.release()
 
 
 def _written_by_all(
@@ -399,7 +409,7 @@ class StoreSummary:
 def list_stores() -> list[StoreSummary]:
     """List the stores of the cache, the one used last first."""
     found = []
-    for path in stores_folder().glob("*/store.json"):
+    for path in stores_folder().glob("[!.]*/store.json"):
         try:
             description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -414,6 +424,8 @@ def clear_stores(beginnings: Sequence[str] = ()) -> tuple[list[str], list[str]]:
 
     Raises UnusableError for a beginning that no store has, SaveError if one cannot be removed.
     """
+    # Of a removal that was cut off.
+    remove_leftovers(stores_folder(), folders=True)
     keys = [store.key for store in list_stores()]
     for beginning in beginnings:
         if not any(key.startswith(beginning) for key in keys):
@@ -428,11 +440,17 @@ def clear_stores(beginnings: Sequence[str] = ()) -> tuple[list[str], list[str]]:
 def _remove(key: str) -> bool:
     """Remove a store unless a live run uses it; tell whether it is gone."""
     folder = stores_folder() / key
+    aside = folder.with_name(f".{key}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with exclusive(folder) as is_mine:
             if is_mine:
-                shutil.rmtree(folder)
+                # At once: who wants it from now on makes another one.
+                folder.rename(aside)
+                shutil.rmtree(aside)
             return is_mine
+    # Another process was faster.
+    except FileNotFoundError:
+        return True
     except OSError as error:
         raise SaveError(f"{folder} cannot be removed: {error.strerror}.") from error
 

@@ -24,7 +24,7 @@ from heptad.finished import read_run
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
-from heptad.run_folder import CHECKPOINTS, note_launch
+from heptad.run_folder import CHECKPOINTS, ENVIRONMENT, note_launch
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
 from heptad.stages.saving import PICTURES, environment, read_metrics
 
@@ -242,7 +242,7 @@ def begin(
         return None
     note_launch(folder, launchers)
     write_json(folder / "recipe.json", cycle.recipe.model_dump())
-    write_json(folder / "environment.json", environment())
+    write_json(folder / ENVIRONMENT, environment())
     if cycle.sources.pictures:
         write_json(folder / PICTURES, cycle.sources.pictures.as_document())
     # With more epochs than before the run is unfinished again.

@@ -63,24 +63,19 @@ def has_class_folders(folder: Path) -> bool:
 def list_folder(folder: Path, *, is_to_train: bool = True) -> Listing:
     """List the pictures of class folders, with or without train/, val/ and test/ above them.
 
-    Raises DataError, naming what is wrong: no class or one alone, a class without a picture, a
-    class that the training part lacks. A set that is only scored may be of one class.
+    Raises DataError, naming what is wrong: two folders for one part, no class or one alone, a class
+    without a picture, a class that the training part lacks. A set that is only scored may be of one
+    class.
     """
     passed_over: Counter[str] = Counter()
-    tops = {path.name.lower(): path for path in _folders(folder)}
-    roots = {
-        part: tops[name]
-        for part, names in PART_FOLDERS.items()
-        for name in names
-        # A class may be called `test`; a part has class folders in it.
-        if name in tops and has_class_folders(tops[name])
-    }
+    tops = list(_folders(folder))
+    roots = _part_folders(folder, tops)
     if "train" not in roots:
         if roots:
             found = ", ".join(path.name for path in roots.values())
             raise DataError(f"{folder} has {found}, but no train folder beside it.")
         roots = {"train": folder}
-    strangers = [p.name for p in tops.values() if p not in roots.values()]
+    strangers = [path.name for path in tops if path not in roots.values()]
     if roots["train"] != folder and strangers:
         passed_over.update({f"folder {name}": 1 for name in strangers})
     names = sorted((path.name for path in _folders(roots["train"])), key=natural_key)
@@ -99,6 +94,23 @@ def list_folder(folder: Path, *, is_to_train: bool = True) -> Listing:
     if is_to_train:
         _refuse_empty_classes(roots["train"], names, parts["train"])
     return Listing(folder, tuple(names), parts, dict(sorted(passed_over.items())))
+
+
+def _part_folders(folder: Path, tops: Sequence[Path]) -> dict[str, Path]:
+    """Find the parts of a set among its folders `tops`."""
+    roots = {}
+    for part, names in PART_FOLDERS.items():
+        # A class may be called `test`; a part has class folders in it.
+        found = [path for path in tops if path.name.lower() in names and has_class_folders(path)]
+        if len(found) > 1:
+            both = " and ".join(path.name for path in found)
+            raise DataError(
+                f"{folder} has {both}; each would be the {part} part.",
+                hint="put their pictures into one of them, or move the other elsewhere",
+            )
+        if found:
+            roots[part] = found[0]
+    return roots
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from heptad.datasets.splits import held_out
 from heptad.errors import DataError, counted
 from heptad.files import Held, hold, sha256_of
 from heptad.records import PassReport
-from heptad.stores import KEY, Computation, Rows, filling, find_rows, store_folder
+from heptad.stores import KEY, Computation, Computed, Rows, filling, find_rows, store_folder
 
 logger = logging.getLogger("heptad")
 
@@ -78,7 +78,8 @@ class PictureSet:
     def draw_ids(self) -> NDArray[np.int64]:
         """Give a number for each picture [N] by its content, what random draws come from.
 
-        Unlike its place it stays the same when others are added or renamed. Copies differ in it.
+        Unlike its place it stays the same when others are added or renamed, but for copies of it in
+        another format. Copies differ in it.
         """
         num_before: Counter[str] = Counter()
         drawn = []
@@ -128,19 +129,6 @@ def opening_pictures(
     keys = _content_keys(paths, known)
     looked: dict[bytes, Seen] = {}
 
-    def decode(lacking: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        start = 0
-        for looks in looking([paths[place] for place in lacking], decoding, size=size):
-            now = lacking[start : start + len(looks)]
-            start += len(looks)
-            looks = [_unchanged(*pair) for pair in zip(looks, keys[now], strict=True)]
-            for place, look in zip(now, looks, strict=True):
-                looked[keys[place].tobytes()] = look.seen
-            good = [number for number, look in enumerate(looks) if look.pixels is not None]
-            rows = [look.pixels for look in looks if look.pixels is not None]
-            shape = (0, decoding.channels, size, size)
-            yield now[good], np.stack(rows) if rows else np.empty(shape, np.uint8)
-
     description = {
         "format": FORMAT,
         "pictures": decoding.channels,
@@ -151,7 +139,9 @@ def opening_pictures(
         shards = yield from filling(
             description,
             keys,
-            compute=lambda lacking: Computation("pillow", decode(lacking.places)),
+            compute=lambda lacking: Computation(
+                "pillow", _decoded(paths, keys, lacking.places, looked, decoding, size=size)
+            ),
             what=WHAT,
         )
         seen = yield from _all_seen(paths, known, keys, looked, decoding)
@@ -168,6 +158,29 @@ def opening_pictures(
     held = hold(store_folder(description))
     found = _assemble(source, listing, seen, places, rows, held, decoded_by=decoding.version)
     return _split(found, seed=seed) if is_to_train else found
+
+
+def _decoded(
+    paths: Sequence[Path],
+    keys: NDArray[np.void],
+    lacking: NDArray[np.int64],
+    looked: dict[bytes, Seen],
+    decoding: Decoding,
+    *,
+    size: int,
+) -> Computed:
+    """Decode the pictures at the places `lacking`; note in `looked`, by key, what each one is."""
+    start = 0
+    for looks in looking([paths[place] for place in lacking], decoding, size=size):
+        now = lacking[start : start + len(looks)]
+        start += len(looks)
+        looks = [_unchanged(*pair) for pair in zip(looks, keys[now], strict=True)]
+        for place, look in zip(now, looks, strict=True):
+            looked[keys[place].tobytes()] = look.seen
+        good = [number for number, look in enumerate(looks) if look.pixels is not None]
+        rows = [look.pixels for look in looks if look.pixels is not None]
+        shape = (0, decoding.channels, size, size)
+        yield now[good], np.stack(rows) if rows else np.empty(shape, np.uint8)
 
 
 def _content_keys(paths: Sequence[Path], known: Sequence[Seen | None]) -> NDArray[np.void]:
@@ -333,7 +346,8 @@ def _split(found: PictureSet, *, seed: int) -> PictureSet:
 def _contents(seen: Sequence[Seen]) -> list[str]:
     """Name pictures by their content, copies alike: by the first of the hashes of their files.
 
-    The pixels themselves are gray for one network and in colour for another.
+    The pixels themselves are gray for one network and in colour for another. So a copy in another
+    format, whose hash may come first, may give a picture another name.
     """
     first: dict[str, str] = {}
     for now in seen:

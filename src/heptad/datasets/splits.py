@@ -16,6 +16,7 @@ def held_out(
 
     pixels: names each image by its content. purpose: "test" or "validation"; they draw apart.
     share: a fraction below 1, of which each class of two or more gives one at least; or a number.
+    Copies count once.
 
     The choice depends on the seed and on the pictures' own content alone, not on names or order,
     and all copies of a picture are on the same side.
@@ -40,7 +41,8 @@ def held_out(
 def _quotas(sizes: Sequence[int], share: float) -> list[int]:
     """Say how many to hold out of classes of these sizes; one at least stays in each.
 
-    A number is divided by largest remainder, ties to the lower class, so that it comes out exactly.
+    A number is divided by largest remainder, ties to the lower class, so that it comes out exactly
+    unless classes are too small.
     """
     if share < 1:
         wanted = [max(1, round(share * size)) for size in sizes]

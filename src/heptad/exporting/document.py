@@ -59,7 +59,7 @@ def describe(run: LoadedRun) -> dict[str, str]:
 def _without_folders(recipe: Recipe) -> Recipe:
     """Keep of paths the last name alone: the others are nobody's business."""
     data = recipe.data if recipe.data in CATALOG else Path(recipe.data).name or "data"
-    return recipe.changed(data=data, weights=Path(recipe.weights).name)
+    return recipe.changed(data=data, weights=Path(recipe.weights).name or "weights")
 
 
 def check_digest(path: Path, texts: Mapping[str, str], found: str) -> None:

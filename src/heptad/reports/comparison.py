@@ -175,8 +175,11 @@ class Comparison:
 
 
 def p_text(p: float) -> str:
-    """Write a p for people."""
-    return f"p < {LEAST_P_SHOWN:.4f}" if p < LEAST_P_SHOWN else f"p = {p:.2g}"
+    """Write a p for people, with digits enough to see on which side of 0.05 it is."""
+    if p < LEAST_P_SHOWN:
+        return f"p < {LEAST_P_SHOWN:.4f}"
+    texts = (f"{p:.{num_digits}g}" for num_digits in range(2, 18))
+    return f"p = {next(text for text in texts if (float(text) < ALPHA) == (p < ALPHA))}"
 
 
 def put_side_by_side(runs: Sequence[ComparedRun]) -> Comparison:

@@ -31,7 +31,7 @@ from heptad.reports.charts import (
 from heptad.reports.figures import MOST_CLASSES, MOST_EPOCHS, TOP, RunFigures
 from heptad.reports.looks import Looks, look
 from heptad.reports.verdict import judge
-from heptad.run_folder import CARD, REPORT
+from heptad.run_folder import CARD, ENVIRONMENT, REPORT
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Colours of Okabe & Ito tell so many runs apart; more are one colour too few.
@@ -163,7 +163,7 @@ def confusion_cells(figures: RunFigures) -> list[list[tuple[int, float]]]:
 
 def environment_of(run: Run) -> dict[str, Any]:
     """Give what a run was carried out with, by name."""
-    path = run.folder / "environment.json"
+    path = run.folder / ENVIRONMENT
     with damage_in(path):
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         packages = dict(document["packages"])

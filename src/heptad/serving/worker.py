@@ -6,10 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-Task = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+
+@dataclass
+class Task:
+    """Work that waits for its turn; None once nobody waits for it any more, to hold nothing."""
+
+    work: Callable[[], Any] | None
+    future: asyncio.Future[Any]
 
 
 class Worker:
@@ -25,23 +32,29 @@ class Worker:
 
     async def do(self, work: Callable[[], Any]) -> Any:
         """Give what `work` gives, or raise what it raises, once it is its turn."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._tasks.put((work, future))
-        return await future
+        task = Task(work, asyncio.get_running_loop().create_future())
+        self._tasks.put(task)
+        try:
+            return await task.future
+        finally:
+            task.work = None
 
     def _work(self) -> None:
         while True:
-            work, future = self._tasks.get()
-            # Nobody waits for it any more.
-            if future.cancelled():
-                continue
-            try:
-                settle, result = future.set_result, work()
-            except BaseException as error:
-                settle, result = future.set_exception, error
-            # The loop may have ended meanwhile.
-            with suppress(RuntimeError):
-                future.get_loop().call_soon_threadsafe(_settle, future, settle, result)
+            _carry_out(self._tasks.get())
+
+
+def _carry_out(task: Task) -> None:
+    work, future = task.work, task.future
+    if work is None:
+        return
+    try:
+        settle, result = future.set_result, work()
+    except BaseException as error:
+        settle, result = future.set_exception, error
+    # The loop may have ended meanwhile.
+    with suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(_settle, future, settle, result)
 
 
 def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], result: Any) -> None:

@@ -38,7 +38,7 @@ from heptad.measures import calibration, macro_measures, measure_classes, num_in
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores
-from heptad.run_folder import RUN_FILES, refuse_group, refuse_search_as_run
+from heptad.run_folder import ENVIRONMENT, RUN_FILES, refuse_group, refuse_search_as_run
 
 logger = logging.getLogger("heptad")
 
@@ -243,7 +243,8 @@ def save_run(
 def result_digest(metrics: Mapping[str, Any]) -> str:
     """Hash the entries of `metrics.json` in which equal runs are equal: all but times and places.
 
-    Those are the seconds, and `execution`, which says how the run was carried out.
+    Those are the seconds, `execution`, which says how the run was carried out, and the file that
+    tells of the machine.
     """
     kept = {
         key: value
@@ -251,16 +252,21 @@ def result_digest(metrics: Mapping[str, Any]) -> str:
         if not key.endswith("seconds") and key not in ("execution", "digest")
     }
     epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in kept["epochs"]]
-    return digest_of(kept | {"epochs": epochs})
+    files = {name: sha256 for name, sha256 in kept["files"].items() if name != ENVIRONMENT}
+    return digest_of(kept | {"epochs": epochs, "files": files})
 
 
 def sealed(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Give the document of `metrics.json` with its hashes, by which a changed one is known.
 
-    `digest` is the one that equal runs share; `execution.sha256` covers the times too.
+    `digest` is the one that equal runs share; `execution.sha256` covers everything.
     """
+    return _with_sha256({**metrics, "digest": result_digest(metrics)})
+
+
+def _with_sha256(metrics: Mapping[str, Any]) -> dict[str, Any]:
     execution = {key: value for key, value in metrics["execution"].items() if key != "sha256"}
-    document = {**metrics, "execution": execution, "digest": result_digest(metrics)}
+    document = {**metrics, "execution": execution}
     return {**document, "execution": {**execution, "sha256": digest_of(document)}}
 
 
@@ -286,7 +292,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         )
     metrics = read_document(path, schema=SCHEMA)
     with damage_in(path):
-        if sealed(metrics) != metrics:
+        # Not by `digest`, in which an earlier version may have put something else.
+        if _with_sha256(metrics) != metrics:
             raise DamagedError(
                 f"{path} is damaged: it was changed since it was saved.",
                 hint="put the saved file back, or `heptad resume` the run to write it again",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, log10
 from typing import Any
 
 from heptad.errors import RecipeError
@@ -18,7 +19,7 @@ from heptad.recipe import Recipe
 TO = ".."
 # Numbers that go so many times as high as they begin are searched by their logarithm.
 WORTH_LOGARITHM = 10
-# Digits of a number that is drawn: it can be typed as it is printed, and is then the same.
+# Digits of a number that is drawn, at least; typed as it is printed, it is the same.
 NUM_DIGITS = 4
 # Fields that decide which images are trained or judged on, or nothing that a trial shows. Trials
 # with different ones could not be compared.
@@ -67,10 +68,13 @@ class Numbers:
         return self.low > 0 and self.high / self.low >= WORTH_LOGARITHM
 
     def settled(self, drawn: float) -> float:
-        """Give the number that is tried for one that was drawn."""
+        """Give the number that is tried for one that was drawn: it has so many digits, no more."""
         if self.is_whole:
             return drawn
-        return min(max(float(f"{drawn:.{NUM_DIGITS}g}"), self.low), self.high)
+        # As many as tell a thousand numbers of a narrow range apart.
+        times_as_large = max(abs(self.low), abs(self.high)) / (self.high - self.low)
+        num_digits = max(NUM_DIGITS, NUM_DIGITS - 1 + ceil(log10(times_as_large)))
+        return min(max(float(f"{drawn:.{num_digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,13 @@ Range = Numbers | Choices
 
 
 def shown(value: object) -> str:
-    """Write a value as it is typed."""
+    """Write a value as it is typed; read again it is the same."""
     if value is None:
         return "none"
-    return f"{value:.{NUM_DIGITS}g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.{NUM_DIGITS}g}"
+    return short if float(short) == value else repr(value)
 
 
 def parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -208,13 +208,18 @@ def save_table(path: Path, search: Search, trials: Sequence[Trial]) -> None:
             [
                 trial.number,
                 trial.outcome,
-                *(table_field(shown(trial.settings[name])) for name in search.ranges),
+                *(_cell(trial.settings[name]) for name in search.ranges),
                 len(trial.epochs),
                 *((found.num_correct, found.accuracy, found.loss) if found else ("", "", "")),
                 table_field(note),
             ]
         )
     write_bytes(path, content.getvalue().encode())
+
+
+def _cell(value: object) -> str:
+    """Write a value for a table; a text that begins like a formula is marked as none."""
+    return table_field(value) if isinstance(value, str) else shown(value)
 
 
 def save_best(path: Path, search: Search, best: Trial, num_trials: int) -> None:
