@@ -291,6 +291,15 @@ class EpochReport:
         total = fsum(map(mul, self.step_losses, self.step_images))
         return total / sum(self.step_images)
 
+    def as_document(self) -> dict[str, int | float]:
+        """Give what the epoch came to, by name, without its seconds; the accuracy is a fraction."""
+        return {
+            "epoch": self.epoch,
+            "train_loss": self.train_loss,
+            f"{self.part}_loss": self.scores.loss,
+            f"{self.part}_accuracy": self.scores.accuracy,
+        }
+
 
 @dataclass(frozen=True)
 class Run:

@@ -122,7 +122,7 @@ class MetricsLog:
         self._written_at = perf_counter()
         for report in waiting:
             if isinstance(report, EpochReport):
-                self._unwritten += _as_bytes(_epoch_line(report))
+                self._unwritten += _as_bytes(report.as_document())
                 continue
             line = _step_line(report)
             if not isfinite(line["loss"]):
@@ -155,15 +155,6 @@ def _step_line(step: StepReport) -> dict[str, Any]:
         "epoch": step.epoch,
         "loss": step.loss,
         "learning_rate": step.learning_rate,
-    }
-
-
-def _epoch_line(report: EpochReport) -> dict[str, Any]:
-    return {
-        "epoch": report.epoch,
-        "train_loss": report.train_loss,
-        f"{report.part}_loss": report.scores.loss,
-        f"{report.part}_accuracy": report.scores.accuracy,
     }
 
 

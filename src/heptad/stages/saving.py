@@ -155,22 +155,12 @@ def save_predictions(path: Path, scores: Scores) -> None:
     write_bytes(path, content.getvalue())
 
 
-def epoch_figures(epoch: EpochReport) -> dict[str, int | float]:
-    """Give what an epoch came to, by name; the accuracy is a fraction."""
-    return {
-        "epoch": epoch.epoch,
-        "train_loss": epoch.train_loss,
-        f"{epoch.part}_loss": epoch.scores.loss,
-        f"{epoch.part}_accuracy": epoch.scores.accuracy,
-    }
-
-
 def save_epochs(path: Path, epochs: Sequence[EpochReport]) -> None:
     """Save the figures of all epochs as CSV; raises SaveError.
 
     Without their seconds, so that equal runs write equal files.
     """
-    rows = [epoch_figures(epoch) for epoch in epochs]
+    rows = [epoch.as_document() for epoch in epochs]
     content = io.StringIO()
     writer = csv.DictWriter(content, [*rows[0]], lineterminator="\n")
     writer.writeheader()
@@ -229,7 +219,7 @@ def save_run(
     metrics = {
         "schema": SCHEMA,
         "recipe": recipe.model_dump(),
-        "epochs": [{**epoch_figures(epoch), "seconds": epoch.seconds} for epoch in epochs],
+        "epochs": [{**epoch.as_document(), "seconds": epoch.seconds} for epoch in epochs],
         **score_metrics(scores),
         "train_seconds": sum(epoch.train_seconds for epoch in epochs),
         **facts,
