@@ -245,8 +245,19 @@ ROWS = [
         "a further file under a name that is taken",
         TRAIN + " --training-stats metrics.json",
         2,
-        "training_stats is metrics.json, which every run has for another purpose; taken:"
-        " recipe.json, environment.json, metrics.jsonl, epochs.csv, metrics.json, predictions.npz.",
+        "training_stats is metrics.json, which is the name of another file; taken: recipe.json,"
+        " environment.json, metrics.jsonl, epochs.csv, metrics.json, predictions.npz,"
+        " pictures.json, seeds.json, search.json, trials.journal, trials.csv, trials.png,"
+        " best.toml.",
+    ),
+    Row(
+        "a further file under the name of a group's",
+        TRAIN + " --training-stats seeds.json",
+        2,
+        "training_stats is seeds.json, which is the name of another file; taken: recipe.json,"
+        " environment.json, metrics.jsonl, epochs.csv, metrics.json, predictions.npz,"
+        " pictures.json, seeds.json, search.json, trials.journal, trials.csv, trials.png,"
+        " best.toml.",
     ),
     # Data
     Row(

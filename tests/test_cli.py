@@ -205,6 +205,18 @@ def test_recipes_lists_all_and_prints_one_that_can_be_trained(workplace, capsys)
     assert shown["resnet50"]["recipe"] == heptad.RECIPES["resnet50"].recipe.model_dump()
 
 
+def test_doctor_says_of_a_cache_that_cannot_be_one_that_it_is_no_folder(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEPTAD_HOME", str(tmp_path / "file" / "cache"))
+    (cache,) = (f for f in as_json(capsys, "doctor") if f["subject"] == "cache")
+    assert (cache["is_well"], cache["state"].split(", ")[-1]) == (
+        False,
+        f"but {tmp_path / 'file'} is no folder",
+    )
+
+
 def test_doctor_says_what_is_here_and_what_is_missing(mnist, capsys):
     findings = {f["subject"]: f for f in as_json(capsys, "doctor")}
     assert findings["data mnist"]["is_well"]

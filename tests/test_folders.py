@@ -161,6 +161,29 @@ def test_the_parts_of_a_set_are_known_by_the_names_of_their_folders(folders, tmp
     }
 
 
+def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path):
+    small_set(tmp_path, classes=("train", "test"))
+    with pytest.raises(DataError, match="has test, train, but no class folders in them"):
+        opened(tmp_path)
+
+
+def test_pictures_that_a_run_was_trained_on_are_not_scored_without_a_warning(
+    pictures, trained, copied, caplog
+):
+    run = heptad.load_run(trained)
+    run.evaluate()
+    assert "trained on" not in caplog.text
+    scores = run.evaluate(str(copied))
+    num_trained = sum(entry["part"] == "train" for entry in pictures_in(trained))
+    said = f"{num_trained} of {scores.num_images} test images were trained on by the run"
+    assert 0 < num_trained < scores.num_images
+    assert said in caplog.text
+
+
+def pictures_in(run: Path) -> list[dict]:
+    return json.loads((run / "pictures.json").read_bytes())["pictures"]
+
+
 @pytest.mark.parametrize("second", ["training", "Train"])
 def test_two_folders_for_one_part_are_refused_and_none_is_passed_over_silently(second, tmp_path):
     for number, name in enumerate(("train", second, "test")):
@@ -814,7 +837,9 @@ def test_classes_and_pictures_may_have_any_name(what, workplace):
     assert said(*words("set", "run"))[0] == 0
     assert set(metrics_of(Path("run"))["classes"]) == {name, "plain"}
     assert said("evaluate", "run")[0] == said("evaluate", "run", "--data", "set")[0] == 0
-    assert document("evaluate", "run", "--data", "set")["test_images"] == 7
+    code, out, err = said("evaluate", "run", "--data", "set", "--json")
+    assert (code, json.loads(out)["test_images"]) == (0, 7)
+    assert err.startswith("5 of 7 test images were trained on by the run")
     assert said("predict", "run", picture)[0] == said("resume", "run")[0] == 0
     assert not Path("owned").exists()
 

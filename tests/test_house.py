@@ -50,10 +50,10 @@ ORDER = [
         "tuning",
         "doctor",
         "fetching",
-        "verifying",
         "resume_proof",
         "scanning",
     ],
+    ["verifying"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -56,6 +56,26 @@ def test_the_shipped_recipes_have_the_values_of_the_table(name):
     assert {key: values[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("suffix", "write"), [(".toml", to_toml), (".json", Recipe.model_dump_json)]
+)
+def test_a_recipe_that_windows_has_saved_is_read_or_said_to_be_no_utf_8(suffix, write, tmp_path):
+    recipe = heptad.load_recipe("lenet5", epochs=3)
+    path = tmp_path / f"mine{suffix}"
+    path.write_bytes(write(recipe).replace("\n", "\r\n").encode("utf-8-sig"))
+    assert heptad.load_recipe(path) == recipe
+    path.write_bytes(write(recipe).encode("utf-16"))
+    with pytest.raises(RecipeError, match="is no text in UTF-8") as raised:
+        heptad.load_recipe(path)
+    assert raised.value.hint == "save it again as UTF-8"
+
+
+def test_a_folder_may_be_given_as_a_path(digits):
+    assert heptad.load_recipe("lenet5", data=digits) == heptad.load_recipe(
+        "lenet5", data=str(digits)
+    )
+
+
 def test_a_recipe_printed_as_toml_reads_back_equal(tmp_path):
     recipe = heptad.load_recipe("vgg16", limit=100, weights='a\\b "c".pth')
     path = tmp_path / "mine.toml"

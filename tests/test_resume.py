@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
 import heptad
 from heptad.cli import main
+from heptad.recipe import RunOptions
+from heptad.records import EpochReport
 from killing import (
     at_file_call,
     at_forward,
@@ -174,3 +179,29 @@ def test_a_pass_of_the_trunk_that_was_cut_off_is_made_good(
     assert main(larger_words("resnet50", digits, run, *size, "--resume")) == 0
     assert result_of(run) == result_of(straight)
     assert metrics_of(run)["execution"]["computed_features"] == num_computed
+
+
+@pytest.mark.parametrize("how", ["another folder", "another name"])
+def test_a_run_goes_on_when_its_start_weights_were_moved(small, digits, workplace, capsys, how):
+    shutil.copytree(small, "start")
+    words = ["--data", str(digits), "--limit", "64", "--epochs", "3", "--threads", "1"]
+    recipe = heptad.load_recipe(
+        "lenet5", data=digits, weights="start/lenet5_digits.pth", limit=64, epochs=3
+    )
+    with closing(heptad.run(recipe, RunOptions(out="run", threads=1))) as events:
+        for event in events:
+            if isinstance(event, EpochReport):
+                break
+    place = Path("elsewhere/lenet5_digits.pth" if how == "another folder" else "start/own.pth")
+    place.parent.mkdir(exist_ok=True)
+    Path("start/lenet5_digits.pth").rename(place)
+    assert main(["resume", "run"]) == 2
+    assert "a relative path is looked for from the working directory" in capsys.readouterr().err
+    other = torch.load(place, weights_only=True)
+    torch.save(other | {"fc3.bias": other["fc3.bias"] + 1}, "other.pth")
+    assert main(["resume", "run", "--weights", "other.pth"]) == 2
+    assert "the start weights are not those" in capsys.readouterr().err
+    assert main(["resume", "run", "--weights", str(place)]) == 0
+    assert main(["train", "lenet5", *words, "--weights", str(place), "--out", "straight"]) == 0
+    for name in ("lenet5_digits.pth", "metrics.jsonl"):
+        assert Path("run", name).read_bytes() == Path("straight", name).read_bytes()

@@ -821,8 +821,6 @@ GOOD_FILES = {suffix: write(LENET).encode() for suffix, write in WRITERS.items()
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
-        (".json", b"\xef\xbb\xbf" + GOOD_FILES[".json"]),
-        (".toml", b"\xef\xbb\xbf" + GOOD_FILES[".toml"]),
         (".json", GOOD_FILES[".json"].replace(b"{", b'{"epochs": 1, ', 1)),
         (".toml", GOOD_FILES[".toml"] + b"\nepochs = 1\n"),
         (".json", GOOD_FILES[".json"].decode().encode("utf-16")),

@@ -756,3 +756,13 @@ def test_a_group_can_be_trained_in_python_and_is_read_back(digits, tmp_path, cap
     assert "95 % interval over seeds" in group._repr_html_()
     # Whoever trains in Python is given no report unasked.
     assert not (tmp_path / "g" / "report.html").exists()
+
+
+def test_a_group_with_a_damaged_run_gets_no_page(group, tmp_path, capsys):
+    copy = shutil.copytree(group, tmp_path / "group")
+    (copy / "report.html").unlink(missing_ok=True)
+    path = copy / "seed-1" / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["report", str(copy)]) == 5
+    assert str(path) in capsys.readouterr().err
+    assert not (copy / "report.html").exists()

@@ -100,6 +100,12 @@ def test_no_image_is_validated_with_that_is_trained_on(lenet, with_copies, valid
     assert torch.bincount(sources.train.labels, minlength=10).min() >= 1
 
 
+def test_a_number_of_validation_images_that_cannot_be_had_is_said(lenet, caplog):
+    sources = heptad.prepare(lenet.changed(validation=95)).sources
+    assert len(sources.validation.labels) == 90
+    assert "validation is 95, but 90 images are set apart" in caplog.text
+
+
 def test_validation_images_are_a_share_of_each_class(lenet):
     sources = heptad.prepare(lenet.changed(validation=0.1, limit=None)).sources
     parts = (sources.train, sources.validation)

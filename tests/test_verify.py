@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import heptad
 from heptad.cli import main
+from heptad.verifying import examine_run
 from killing import checkpoints
 
 
@@ -92,3 +94,21 @@ def test_a_run_too_short_to_be_killed_proves_nothing(digits, workplace, capsys):
     # However many kills came in time, a claim is made only for those.
     kills = sum(line.startswith("kill ") for line in out.splitlines())
     assert f"{kills} kills" in out
+
+
+@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+def test_a_file_that_was_exported_before_the_run_went_on_is_not_said_to_be_of_it(
+    digits, tmp_path, name
+):
+    words = ["train", "lenet5", "--data", str(digits), "--limit", "40", "--no-report"]
+    words += ["--threads", "1", "--out", str(tmp_path / "run"), "--epochs"]
+    assert main([*words, "1"]) == 0
+    heptad.export(tmp_path / "run", name)
+    assert said_of_export(tmp_path / "run") == "exported from the run"
+    assert main([*words, "2", "--resume"]) == 0
+    assert said_of_export(tmp_path / "run") == "exported from another result of a run"
+
+
+def said_of_export(run):
+    (said,) = (f.said for f in examine_run(run).findings if "export" in f.said)
+    return said.split(";")[0]

@@ -51,7 +51,13 @@ from heptad.records import (
     Scores,
     StepReport,
 )
-from heptad.run_folder import check_output, claimed, is_restart_of, refuse_unnamed_output
+from heptad.run_folder import (
+    PICTURES,
+    check_output,
+    claimed,
+    is_restart_of,
+    refuse_unnamed_output,
+)
 from heptad.schedules import rate_at
 from heptad.stages import saving
 from heptad.stages.data import Sources, fingerprint, opening, ordered_batches, training_batches
@@ -585,7 +591,7 @@ def _save(cycle: Cycle, folder: Path, keeper: Keeper | None, *, save: str) -> Ru
         save=save,
     )
     if cycle.sources.pictures:
-        saved.append(saving.PICTURES)
+        saved.append(PICTURES)
     keeper.log.sync()
     epochs = tuple(keeper.epochs)
     title = f"{cycle.recipe.name} on {cycle.sources.name}"

@@ -67,10 +67,11 @@ def _cache() -> Iterator[Finding]:
     folder = cache_folder()
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free_gb = shutil.disk_usage(nearest).free / 1e9
-    can_write = os.access(nearest, os.W_OK)
+    can_write = nearest.is_dir() and os.access(nearest, os.W_OK)
+    obstacle = ", read-only" if nearest.is_dir() else f", but {nearest} is no folder"
     yield Finding(
         "cache",
-        f"{folder}, {free_gb:.1f} GB free{'' if can_write else ', read-only'}",
+        f"{folder}, {free_gb:.1f} GB free{'' if can_write else obstacle}",
         can_write,
         "" if can_write else "what is missing cannot be fetched: set HEPTAD_HOME to another folder",
     )

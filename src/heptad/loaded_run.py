@@ -22,18 +22,13 @@ from heptad.files import digest_of, user_path
 from heptad.image_source import ImageSource
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, PassReport, Scores
+from heptad.run_folder import PICTURES
 from heptad.stages.data import opening_test, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
 from heptad.stages.objective import LOSSES
-from heptad.stages.saving import (
-    PICTURES,
-    TRAINED_PART,
-    check_file,
-    read_metrics,
-    tested_pictures,
-)
+from heptad.stages.saving import TRAINED_PART, check_file, pictures_of, read_metrics
 from heptad.transform import Transform
 
 
@@ -54,10 +49,12 @@ class LoadedRun(Classifier):
         """Score the network on the test images of its own data, or of `data`; yield as it goes.
 
         A report after each batch, last the scores. On its own data the run's limit holds, and the
-        pictures that were held out, so that its own figure comes out again; `data` is scored whole.
-        Raises DataError if there are classes that the network was not trained on.
+        pictures that were held out, so that its own figure comes out again; `data` is scored whole,
+        with a warning if pictures of it were trained on. Raises DataError if there are classes that
+        the network was not trained on.
         """
-        source = yield from self.opening(data, memory=memory)
+        trained = pictures_of(self.folder, self.metrics, "train") or {}
+        source = yield from self.opening(data, memory=memory, trained=frozenset(trained.values()))
         tally = Tally()
         for answers in score_batches(self.model, ordered_batches(source, self.recipe)):
             tally.add(answers)
@@ -67,9 +64,16 @@ class LoadedRun(Classifier):
         yield tally.scores(LOSSES[self.recipe.loss])
 
     def opening(
-        self, data: str | None = None, *, memory: int = RunOptions().memory
+        self,
+        data: str | None = None,
+        *,
+        memory: int = RunOptions().memory,
+        trained: frozenset[str] = frozenset(),
     ) -> Generator[PassReport, None, ImageSource]:
-        """Open the test images of the run's own data, or of `data`, as `scoring` says."""
+        """Open the test images of the run's own data, or of `data`, as `scoring` says.
+
+        trained: SHA-256s of pictures not to be scored without a warning.
+        """
         source = yield from opening_test(
             self.recipe if data is None else self.recipe.changed(data=data, limit=None),
             classes=self.classes,
@@ -79,12 +83,13 @@ class LoadedRun(Classifier):
             held_out=self.held_out() if data is None else None,
             # Runs of earlier versions have none.
             test_set=self.metrics.get("test_set") if data is None else None,
+            trained=trained,
         )
         return source
 
     def held_out(self) -> Counter[str] | None:
         """Count the SHA-256s of the pictures that the run was tested on; None if of no pictures."""
-        tested = tested_pictures(self.folder, self.metrics)
+        tested = pictures_of(self.folder, self.metrics)
         return None if tested is None else Counter(tested.values())
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:

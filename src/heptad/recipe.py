@@ -231,9 +231,8 @@ class Recipe(Settings):
     )
     validation: Annotated[float | Literal["folder"], BeforeValidator(_number_or_folder)] = Field(
         0.0,
-        description="Training images set apart to choose the best epoch by, with their copies, if "
-        "any, beside them; the test images are "
-        "then scored once, at the end.",
+        description="Training images set apart, with all their copies, to choose the best epoch by;"
+        " the test images are then scored once, at the end.",
         json_schema_extra=_in_words(
             "0 for none, a fraction below 1, a number of images, or folder for the set's own val"
         ),

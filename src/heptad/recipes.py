@@ -10,7 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from heptad.errors import RecipeError, did_you_mean
 from heptad.files import user_path
@@ -207,10 +207,11 @@ def load_recipe(source: str | Path, **settings: object) -> Recipe:
     """Give the recipe that `source` names, with other `settings` where they are given.
 
     source: a name in `RECIPES`, a `.toml` or `.json` file, or the folder of an earlier run, or of a
-    group of runs, whose first seed it then has.
+    group of runs, whose first seed it then has. Settings that are paths may be given as such.
     Raises RecipeError if there is none such, or if it does not hold a recipe; RunError for the
     folder of a search, which names the recipe in it.
     """
+    settings = {k: str(v) if isinstance(v, PurePath) else v for k, v in settings.items()}
     if str(source) in RECIPES:
         recipe = RECIPES[str(source)].recipe
         return recipe.changed(**settings) if settings else recipe
@@ -252,7 +253,11 @@ READERS: dict[str, Callable[[str], object]] = {".toml": tomllib.loads, ".json": 
 
 def _values_in(path: Path) -> dict[str, object]:
     try:
-        values = READERS[path.suffix](path.read_text(encoding="utf-8"))
+        values = READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"the recipe {str(path)!r} is no text in UTF-8.", hint="save it again as UTF-8"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"the recipe {str(path)!r} cannot be read: {reason}.") from error

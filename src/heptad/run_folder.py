@@ -39,6 +39,8 @@ logger = logging.getLogger("heptad")
 
 # What a run was carried out with: the one file in which equal runs on two machines differ.
 ENVIRONMENT = "environment.json"
+# Which picture went where, of a run on pictures.
+PICTURES = "pictures.json"
 RUN_FILES = (
     "recipe.json",
     ENVIRONMENT,
@@ -54,6 +56,8 @@ SEARCH_FILES = (SEARCH, "trials.journal", "trials.csv", "trials.png", BEST)
 REPORT, CARD = "report.html", "MODEL_CARD.md"
 # What a group of runs with several seeds has beside their folders, `seed-0` and so on.
 SEEDS = "seeds.json"
+# No name for a further file of a run.
+TAKEN = (*RUN_FILES, PICTURES, SEEDS, *SEARCH_FILES)
 # Either tells that a run was begun.
 SIGNS = ("recipe.json", "metrics.json")
 RUNS_FOLDER = Path("runs")
@@ -69,10 +73,10 @@ def check_output(recipe: Recipe, options: RunOptions) -> None:
     Raises OutputError if the place lies under a file or cannot be written, and RecipeError if
     nothing is named to resume, or a file of the recipe's has a taken name.
     """
-    if recipe.training_stats in RUN_FILES:
+    if recipe.training_stats in TAKEN:
         raise RecipeError(
-            f"training_stats is {recipe.training_stats}, which every run has for another purpose;"
-            f" taken: {', '.join(RUN_FILES)}."
+            f"training_stats is {recipe.training_stats}, which is the name of another file;"
+            f" taken: {', '.join(TAKEN)}."
         )
     if options.resume and not options.out:
         raise RecipeError(
@@ -179,7 +183,7 @@ def start_run(weights: str) -> StartRun | None:
     folder = user_path(weights)
     try:
         recipe = Recipe(**json.loads((folder / "recipe.json").read_bytes()))
-        listed = folder / "pictures.json"
+        listed = folder / PICTURES
         pictures = json.loads(listed.read_bytes())["pictures"] if listed.is_file() else []
         return StartRun(
             recipe, frozenset(each["sha256"] for each in pictures if each["part"] == "train")

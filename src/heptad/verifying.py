@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from heptad.checkpoints.store import DAMAGED, facts_of_checkpoint, list_checkpoints
-from heptad.errors import DamagedError, HeptadError, RecipeError, RunError, damage_in
+from heptad.errors import (
+    DamagedError,
+    HeptadError,
+    MissingError,
+    ModelError,
+    RecipeError,
+    RunError,
+    damage_in,
+)
 from heptad.event_log import EVENTS
+from heptad.exporting.loading import BY_SUFFIX, digest_in
 from heptad.files import UNFINISHED, user_path
 from heptad.recipes import load_recipe
 from heptad.run_folder import (
@@ -29,8 +38,6 @@ from heptad.run_log import log_up_to
 from heptad.seed_group import SeedGroup, difference_in, follows, read_group, way_to_mend
 from heptad.stages.saving import check_file, read_metrics, read_predictions
 
-# What `heptad export` leaves beside the weights.
-EXPORTED = (".onnx", ".safetensors")
 HALF_WRITTEN = "being written, or left by a process that was killed; a resume removes it"
 
 
@@ -163,9 +170,26 @@ def _unlisted(folder: Path, path: Path, *, is_finished: bool) -> Finding:
     if path.name in (REPORT, CARD):
         return Finding(path.name, True, "made from the others; `heptad report` makes it anew")
     # Of a run that is not finished it may be the trained part.
-    if is_finished and path.suffix in EXPORTED:
-        return Finding(path.name, True, "exported from the run; `heptad export` makes it anew")
+    if is_finished and path.suffix in BY_SUFFIX:
+        return _exported(folder, path)
     return Finding(path.name, True, "not a file of the run")
+
+
+def _exported(folder: Path, path: Path) -> Finding:
+    """Look at what `heptad export` may have left beside the weights."""
+    anew = "`heptad export` makes it anew"
+    try:
+        digest = digest_in(path)
+        is_of_run = digest == read_metrics(folder)["digest"]
+    except ModelError:
+        return Finding(path.name, True, "not a file of the run")
+    except MissingError as error:
+        return Finding(path.name, True, f"not looked into: {error.message}")
+    except HeptadError as error:
+        return Finding(path.name, False, f"{error.message} {anew}")
+    if not is_of_run:
+        return Finding(path.name, True, f"exported from another result of a run; {anew}")
+    return Finding(path.name, True, f"exported from the run; {anew}")
 
 
 def _results(folder: Path) -> Iterator[Finding]:

@@ -24,9 +24,9 @@ from heptad.finished import read_run
 from heptad.recipe import Recipe, RunOptions
 from heptad.recipes import load_recipe
 from heptad.records import EpochReport, EvaluationReport, Run, StepReport
-from heptad.run_folder import CHECKPOINTS, ENVIRONMENT, note_launch
+from heptad.run_folder import CHECKPOINTS, ENVIRONMENT, PICTURES, note_launch
 from heptad.run_log import MetricsLog, log_up_to, read_log, step_images
-from heptad.stages.saving import PICTURES, environment, read_metrics
+from heptad.stages.saving import environment, read_metrics
 
 logger = logging.getLogger("heptad")
 
@@ -102,8 +102,9 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
         with damage_in(folder / "metrics.json"):
             begun = Recipe(**metrics["recipe"])
         refuse_other_recipe(recipe, begun, folder)
-        # Whether data under another name is the same, only the checkpoint's hash of it can say.
-        if begun.epochs < recipe.epochs or begun.data != recipe.data:
+        # Whether what has another name is the same, only the checkpoint's hash of it can say.
+        names = [(each.data, each.weights) for each in (begun, recipe)]
+        if begun.epochs < recipe.epochs or names[0] != names[1]:
             return None
         return read_run(folder, metrics)
     except DamagedError as error:

@@ -117,13 +117,13 @@ def _optimizer_states(cycle: Cycle) -> dict[str, dict[str, Tensor]]:
 def refuse_other_recipe(recipe: Recipe, begun: Recipe, folder: Path) -> None:
     """Raise RecipeError unless the recipe is the one that the run was `begun` with.
 
-    More epochs are allowed where the learning rate is the same in all of them. So is another name
-    of the data, which may have been moved: its hash decides.
+    More epochs are allowed where the learning rate is the same in all of them. So are other names
+    of the data and the start weights, which may have been moved: their hashes decide.
     """
     wanted, had = recipe.model_dump(), begun.model_dump()
     lines = [
         f"{name} is {wanted[name]}, but the run in {folder} has {had[name]}."
-        for name in sorted(wanted.keys() - {"epochs", "data"})
+        for name in sorted(wanted.keys() - {"epochs", "data", "weights"})
         if wanted[name] != had[name]
     ]
     if recipe.epochs < begun.epochs:
@@ -199,11 +199,18 @@ def _refuse_changes(cycle: Cycle, checkpoint: Checkpoint) -> None:
         ("data", "the images or labels are"),
         ("frozen", "the start weights, or other values that training leaves alone, are"),
     ):
-        if checkpoint.facts.get(key) != now[key]:
+        if _by_content(checkpoint.facts.get(key)) != _by_content(now[key]):
             raise RunError(
                 f"{what} not those that the run was making {checkpoint.path} with.",
                 hint="put back what was changed, or train anew with another --out",
             )
+
+
+def _by_content(fact: Any) -> Any:
+    """Leave the name out of a fact about a file whose hash is known."""
+    if isinstance(fact, dict) and fact.get("sha256"):
+        return {key: value for key, value in fact.items() if key != "name"}
+    return fact
 
 
 def _expected(

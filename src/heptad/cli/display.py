@@ -371,7 +371,8 @@ def show_summary(console: Console, run: Run) -> None:
     good = verdict.has_learned and not verdict.advice
     text = f"{verdict.sentence} {verdict.advice}".rstrip()
     say(console, text, style="green" if good else "yellow")
-    say(console, f"Saved in {run.folder}: {', '.join(sorted(run.metrics['files']))}.")
+    files = sorted({*run.metrics["files"], "metrics.json"})
+    say(console, f"Saved in {run.folder}: {', '.join(files)}.")
     report = run.folder / REPORT
     if report.exists():
         say(console, f"To be opened in a browser: {report}")

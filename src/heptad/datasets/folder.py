@@ -79,6 +79,7 @@ def list_folder(folder: Path, *, is_to_train: bool = True) -> Listing:
     if roots["train"] != folder and strangers:
         passed_over.update({f"folder {name}": 1 for name in strangers})
     names = sorted((path.name for path in _folders(roots["train"])), key=natural_key)
+    _refuse_parts_as_classes(roots["train"], names)
     _refuse_few_classes(roots["train"], names, least=2 if is_to_train else 1)
     for place in {folder, *roots.values()}:
         _count_loose(place, passed_over)
@@ -111,6 +112,16 @@ def _part_folders(folder: Path, tops: Sequence[Path]) -> dict[str, Path]:
         if found:
             roots[part] = found[0]
     return roots
+
+
+def _refuse_parts_as_classes(folder: Path, names: Sequence[str]) -> None:
+    """Raise DataError if the classes are called what parts are, all of them: none has classes."""
+    parts = {name for names_of_part in PART_FOLDERS.values() for name in names_of_part}
+    if names and {name.lower() for name in names} <= parts:
+        raise DataError(
+            f"{folder} has {some_names(names)}, but no class folders in them.",
+            hint=f"the pictures of each class belong into a folder, such as {names[0]}/CLASS",
+        )
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -95,10 +95,15 @@ def find_pictures(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         path = user_path(name)
+        if not name:
+            raise ImageError("there is no image ''.")
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if _may_be_picture(p))
             if not inside:
-                raise ImageError(f"{name} holds no picture; looked for {', '.join(SUFFIXES)}.")
+                raise ImageError(
+                    f"{name} holds no picture; looked for {', '.join(SUFFIXES)}.",
+                    hint="folders in it are not looked into; a file of another suffix can be named",
+                )
             paths += inside
         # Whatever else is there, decoding says what it is.
         elif os.path.lexists(path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from heptad.classifier import Classifier
-from heptad.errors import ModelError
+from heptad.errors import ModelError, damage_in
 from heptad.exporting import onnx_file, safetensors_file
+from heptad.exporting.document import read_described
 from heptad.files import user_path
 from heptad.loaded_run import LoadedRun
 
@@ -18,18 +20,23 @@ class Format:
     """A kind of exported file.
 
     content_of: gives its bytes from a run and the texts that travel with it.
-    load: gives the classifier in a file, for `device` and `threads`.
+    load: gives the classifier in a file, for `device` and `threads`. texts_of: gives the texts that
+    travel with the network in a file.
     """
 
     suffix: str
     content_of: Callable[[LoadedRun, Mapping[str, str]], bytes]
     load: Callable[..., Classifier]
+    texts_of: Callable[[Path], Mapping[str, str]]
 
 
 FORMATS = {
-    "onnx": Format(onnx_file.SUFFIX, onnx_file.content_of, onnx_file.load),
+    "onnx": Format(onnx_file.SUFFIX, onnx_file.content_of, onnx_file.load, onnx_file.texts_of),
     "safetensors": Format(
-        safetensors_file.SUFFIX, safetensors_file.content_of, safetensors_file.load
+        safetensors_file.SUFFIX,
+        safetensors_file.content_of,
+        safetensors_file.load,
+        safetensors_file.texts_of,
     ),
 }
 BY_SUFFIX = {each.suffix: each for each in FORMATS.values()}
@@ -39,6 +46,18 @@ def is_exported(path: str | Path) -> bool:
     """Tell by its name whether a path means an exported file, and not a run's folder."""
     path = user_path(path)
     return path.suffix.lower() in BY_SUFFIX and not path.is_dir()
+
+
+def digest_in(path: Path) -> str:
+    """Give the digest of the run that an exported file was written from.
+
+    Raises ModelError if it was not exported by Heptad, DamagedError or WeightsError if it is not as
+    it was written, MissingError without the extra `onnx`.
+    """
+    texts = BY_SUFFIX[path.suffix.lower()].texts_of(path)
+    read_described(path, texts)
+    with damage_in(path):
+        return str(json.loads(texts["digest"]))
 
 
 def load_model(path: str | Path, *, device: str = "auto", threads: int | None = None) -> Classifier:

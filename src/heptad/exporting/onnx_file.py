@@ -150,6 +150,11 @@ def load(path: Path, *, device: str, threads: int | None) -> Classifier:
     )
 
 
+def texts_of(path: Path) -> dict[str, str]:
+    """Read the texts of a file; raises ModelError, DamagedError, MissingError."""
+    return _texts(path, path.read_bytes())
+
+
 def _texts(path: Path, content: bytes) -> dict[str, str]:
     """Read the texts of a file whose weights are all within it and as they were written.
 

@@ -40,7 +40,7 @@ def load(path: Path, *, device: str, threads: int | None) -> Classifier:
     DamagedError for one that is not as it was written, DeviceError.
     """
     state = read_state(path, kind=SUFFIX)
-    texts = _texts(path)
+    texts = texts_of(path)
     described = read_described(path, texts)
     check_digest(path, texts, digest_of(digests_of(state)))
     at = pick_device(device, threads=threads)
@@ -61,7 +61,8 @@ def load(path: Path, *, device: str, threads: int | None) -> Classifier:
     )
 
 
-def _texts(path: Path) -> dict[str, str]:
+def texts_of(path: Path) -> dict[str, str]:
+    """Read the texts that travel with the tensors; raises WeightsError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

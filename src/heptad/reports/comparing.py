@@ -17,7 +17,7 @@ from heptad.files import user_path
 from heptad.loaded_run import find_weights
 from heptad.recipe import Recipe
 from heptad.reports.comparison import ComparedRun, Comparison, put_side_by_side
-from heptad.stages.saving import read_metrics, read_predictions, tested_pictures
+from heptad.stages.saving import pictures_of, read_metrics, read_predictions
 
 
 def compare(folders: Sequence[str | Path]) -> Comparison:
@@ -50,7 +50,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
     with damage_in(folder / "metrics.json"):
         classes = list(map(str, metrics["classes"]))
     scores = read_predictions(folder, metrics)
-    tested = tested_pictures(folder, metrics)
+    tested = pictures_of(folder, metrics)
     with damage_in(folder / "metrics.json"):
         weights, _ = find_weights(folder, metrics)
         ids = scores.ids.tolist()

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from heptad.errors import counted
 from heptad.measures import macro_measures, measure_classes
 from heptad.recipe import Recipe
 from heptad.records import Scores
@@ -130,7 +131,8 @@ class Pair:
             f"{found}: {abs(100 * counts.difference):.2f} points"
             f" (95 % interval {100 * low:.2f} to {100 * high:.2f}), {said[0]:.2f} % against"
             f" {said[1]:.2f} %;"
-            f" {alone[0]:,} images only {names[0]} gets right, {alone[1]:,} only {names[1]};"
+            f" {counted(alone[0], 'image')} only {names[0]} gets right,"
+            f" {alone[1]:,} only {names[1]};"
             f" {p_text(self.p)}{corrected}."
         )
 

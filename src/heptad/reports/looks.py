@@ -32,8 +32,8 @@ from heptad.loaded_run import LoadedRun, load_run
 from heptad.records import PassReport, Run
 from heptad.reports.charts import filter_drawing
 from heptad.reports.figures import Answer, RunFigures
+from heptad.run_folder import PICTURES
 from heptad.stages.data import opening_test
-from heptad.stages.saving import PICTURES
 
 logger = logging.getLogger("heptad")
 

@@ -282,6 +282,13 @@ def _with_validation(recipe: Recipe, sources: Sources) -> Sources:
             f" {counted(len(rest.labels), 'image')} to train on and {len(validation.labels)} to"
             " validate with."
         )
+    if share >= 1 and len(validation.labels) != share:
+        logger.warning(
+            "validation is %d, but %s set apart: copies stay together, and one image of each class"
+            " is left to train on",
+            share,
+            counted(len(validation.labels), "image", "is", "are"),
+        )
     return replace(sources, train=rest, validation=validation)
 
 
@@ -296,16 +303,16 @@ def _warn_of_images_seen(recipe: Recipe, sources: Sources) -> None:
         return
     if sources.pictures:
         scored = dict(zip(("test", "validation"), sources.parts[1:], strict=False))
+        advice = "its own --seed, or a test folder, keeps them apart"
         for part, source in scored.items():
-            hashes = [sources.pictures.seen[place].sha256 for place in source.ids.tolist()]
-            num_seen = sum(sha256 in begun.pictures for sha256 in hashes)
-            if num_seen:
-                logger.warning(
-                    "%d of %s were trained on by the run that the weights come from, so that their"
-                    " figures are too good: its own --seed, or a test folder, keeps them apart",
-                    num_seen,
-                    counted(len(hashes), f"{part} image"),
-                )
+            _warn_of_pictures_seen(
+                part,
+                source,
+                sources.pictures,
+                begun.pictures,
+                "the run that the weights come from",
+                advice,
+            )
     elif sources.validation and begun.recipe.data == recipe.data:
         own, its = (
             (each.validation, each.seed, each.limit, each.drop_leaks)
@@ -316,6 +323,27 @@ def _warn_of_images_seen(recipe: Recipe, sources: Sources) -> None:
                 "validation images may be among those that the run was trained on that the weights"
                 " come from, so that their figures are too good: it set others apart, or none"
             )
+
+
+def _warn_of_pictures_seen(
+    part: str,
+    source: Source,
+    pictures: PictureSet,
+    trained: frozenset[str],
+    by: str,
+    advice: str,
+) -> None:
+    """Say if pictures to score are among those with these SHA-256s, which `by` was trained on."""
+    hashes = [pictures.seen[place].sha256 for place in source.ids.tolist()]
+    num_seen = sum(sha256 in trained for sha256 in hashes)
+    if num_seen:
+        logger.warning(
+            "%d of %s were trained on by %s, so that their figures are too good: %s",
+            num_seen,
+            counted(len(hashes), f"{part} image"),
+            by,
+            advice,
+        )
 
 
 def _noting_parts(sources: Sources) -> Sources:
@@ -370,14 +398,16 @@ def opening_test(
     memory: int,
     held_out: Counter[str] | None = None,
     test_set: str | None = None,
+    trained: frozenset[str] = frozenset(),
 ) -> Generator[PassReport, None, ImageSource]:
     """Open the test images of the recipe's data, to be scored by a network with these `classes`.
 
     Labels are matched by the classes' names. A folder without a test part is scored whole, or the
     pictures of it with the SHA-256s `held_out`, each as often as there. test_set: what `identify`
-    gave of the images that the network was tested on; a warning says if these are others. Raises
-    DataError if the data has a class that the network does not know, held-out pictures are missing,
-    or there is none to score.
+    gave of the images that the network was tested on; a warning says if these are others. trained:
+    SHA-256s of the pictures that it was trained on; a warning says if some of these are among them.
+    Raises DataError if the data has a class that the network does not know, held-out pictures are
+    missing, or there is none to score.
     """
     dataset, pictures = find_dataset(recipe.data), None
     if isinstance(dataset, PictureFolder):
@@ -385,6 +415,8 @@ def opening_test(
         if pictures.is_split_here:
             pictures = replace(pictures, parts={"test": _wanted(pictures, held_out)})
         source = picture_source(recipe, pictures, "test", transform=transform, device=device)
+        advice = "without --data, where its data was then, those held out alone are scored"
+        _warn_of_pictures_seen("test", source, pictures, trained, "the run", advice)
     else:
         source = open_source(recipe, dataset, "test", transform=transform, device=device)
     unknown = [name for name in source.classes if name not in classes]

@@ -151,12 +151,16 @@ def find_weights(name: str, architecture: Architecture) -> StartWeights:
     if path.is_file():
         return StartWeights(path.name, path=path)
     if path.suffix.lower() in READERS:
-        raise WeightsError(f"there is no weights file {name!r}.")
+        raise WeightsError(
+            f"there is no weights file {name!r}.",
+            hint="a relative path is looked for from the working directory",
+        )
     files = [f"a {suffix} file" for suffix in (".pth", ".safetensors")]
     choices = [*known, "none", *files, "a run's folder"]
     raise WeightsError(
         f"{architecture.name} has no weights {name!r}.{did_you_mean(name, choices)}"
-        f" Allowed: {', '.join(choices)}."
+        f" Allowed: {', '.join(choices)}.",
+        hint="a relative path is looked for from the working directory",
     )
 
 

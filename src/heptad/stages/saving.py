@@ -38,7 +38,7 @@ from heptad.measures import calibration, macro_measures, measure_classes, num_in
 from heptad.plots import plot_training
 from heptad.recipe import Recipe
 from heptad.records import EpochReport, Run, Scores
-from heptad.run_folder import ENVIRONMENT, RUN_FILES, refuse_group, refuse_search_as_run
+from heptad.run_folder import ENVIRONMENT, PICTURES, RUN_FILES, refuse_group, refuse_search_as_run
 
 logger = logging.getLogger("heptad")
 
@@ -46,8 +46,6 @@ logger = logging.getLogger("heptad")
 TRAINED_PART = ".trained.safetensors"
 # Of `metrics.json`; a run of another one is not read.
 SCHEMA = 1
-# Which picture went where, of a run on pictures.
-PICTURES = "pictures.json"
 # Training images beside augmented versions of them.
 SHEET = "augmentation.png"
 # Of the top-k accuracies.
@@ -318,8 +316,10 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
         return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
 
 
-def tested_pictures(folder: Path, metrics: Mapping[str, Any]) -> dict[int, str] | None:
-    """Give the SHA-256s, by id, of the pictures set apart for the test; None if there were none.
+def pictures_of(
+    folder: Path, metrics: Mapping[str, Any], part: str = "test"
+) -> dict[int, str] | None:
+    """Give the SHA-256s, by id, of a part's pictures; None if the run was of no pictures.
 
     Raises DamagedError if the list is not as it was saved.
     """
@@ -329,7 +329,7 @@ def tested_pictures(folder: Path, metrics: Mapping[str, Any]) -> dict[int, str] 
     check_file(path, metrics["files"][path.name])
     with damage_in(path):
         pictures = json.loads(path.read_text(encoding="utf-8"))["pictures"]
-        return {entry["id"]: entry["sha256"] for entry in pictures if entry["part"] == "test"}
+        return {entry["id"]: entry["sha256"] for entry in pictures if entry["part"] == part}
 
 
 def check_file(path: Path, sha256: str) -> None:

@@ -9,6 +9,7 @@ from cyclopts import App
 from heptad.cli.commands.app import DATA, READING, Json, app, print_json
 from heptad.cli.flags import flags_of, given
 from heptad.cli.streams import PlainConsole
+from heptad.errors import counted
 from heptad.files import user_path
 from heptad.recipe import Recipe
 from heptad.recipes import load_recipe
@@ -88,7 +89,7 @@ def list_cache(*, json: Json = False) -> None:
         return
     total_mb = sum(store.num_bytes for store in stores) / 1e6
     place = f"{total_mb:,.1f} MB, in {stores_folder()}"
-    print(one_line(f"{len(stores)} stores of features and pictures, {place}"))
+    print(one_line(f"{counted(len(stores), 'store')} of features and pictures, {place}"))
     for store in stores:
         size = f"{store.num_bytes / 1e6:,.1f} MB"
         print(one_line(f"{store.key[:12]}  {size}  {store.said}  {store.age}"))
@@ -109,4 +110,5 @@ def clear_cache(*keys: str, json: Json = False) -> None:
     if json:
         print_json({"removed": removed, "in_use": in_use})
         return
-    print(f"removed {len(removed)} stores" + (f"; {len(in_use)} are in use" if in_use else ""))
+    left = f"; {counted(len(in_use), 'store', 'is', 'are')} in use" if in_use else ""
+    print(f"removed {counted(len(removed), 'store')}{left}")

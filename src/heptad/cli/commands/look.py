@@ -152,7 +152,11 @@ def report(
         assert path is not None
         written = write_side_by_side([read_run(folder) for folder in folders], path)
     elif is_group(folders[0]):
-        written = write_group_report(read_finished_group(folders[0]), path)
+        group = read_finished_group(folders[0])
+        for folder in group.folders:
+            # A damaged run gets no page.
+            read_run(folder)
+        written = write_group_report(group, path)
     else:
         run = read_run(folders[0])
         written = write_report(run, path, device=options.device, threads=options.threads)

@@ -109,6 +109,7 @@ def resume(
     /,
     *,
     data: str | None = None,
+    weights: str | None = None,
     no_report: NoReport = False,
     json: Json = False,
     **flags: Any,
@@ -121,6 +122,8 @@ def resume(
         The run's folder, or that of a group of runs.
     data
         Where its data is now, if it was moved; it must be the same data.
+    weights
+        Where its start weights are now, if they were moved; they must be the same.
     """
     from heptad.errors import RunError
 
@@ -136,7 +139,8 @@ def resume(
             hint="nothing was saved there yet; `heptad train RECIPE --out FOLDER` begins a run",
         )
     options = RunOptions(**given(flags, RunOptions), out=run, resume=True)
-    moved = {"data": data} if data is not None else {}
+    places = {"data": data, "weights": weights}
+    moved = {name: place for name, place in places.items() if place is not None}
     recipe = load_recipe(folder, **moved)
     _carry_out(recipe, options, num_seeds=num_seeds, with_report=not no_report, as_json=json)
 
