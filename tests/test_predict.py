@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -606,3 +607,13 @@ def test_three_thousand_pictures_take_no_more_memory_than_three_hundred(
     assert grown < 15
     # A control: their pixels would.
     assert growth_mb("keep") > 40
+
+
+def test_what_predict_passes_over_in_a_folder_is_counted(small, digit_files, tmp_path, capsys):
+    shutil.copy(digit_files[0], tmp_path / "digit.png")
+    shutil.copy(digit_files[0], tmp_path / "digit.heic")
+    (tmp_path / "more").mkdir()
+    assert main(["predict", str(small), str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("digit.png") == 1
+    assert f"{tmp_path}: 2 of 3 passed over: folders, or files of another suffix" in said.err

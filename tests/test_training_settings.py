@@ -399,3 +399,23 @@ def test_test_pictures_that_the_start_was_trained_on_are_counted(pictures, tmp_p
     expected = sum(sha256 in trained for sha256 in tested)
     assert expected > 0
     assert f"{expected} of {len(tested)} test images were trained on by the run" in caplog.text
+
+
+def test_a_setting_of_a_trunk_that_there_is_not_is_said_to_have_no_effect(digits, caplog):
+    recipe = heptad.load_recipe("lenet5", data=digits, limit=20)
+    heptad.prepare(recipe)
+    assert "no effect" not in caplog.text
+    options = RunOptions(engine="rewritten")
+    heptad.prepare(recipe.changed(feature_dtype="float16"), options)
+    said = "engine, feature_dtype: no effect, there is no trunk: every layer is trained"
+    assert said in caplog.text
+
+
+def test_a_setting_of_pictures_is_said_to_have_no_effect_on_other_sets(digits, pictures, caplog):
+    settings = {"on_bad_image": "skip", "max_pixels": 10_000}
+    heptad.prepare(heptad.load_recipe("lenet5", data=pictures, limit=20, **settings))
+    assert "no effect" not in caplog.text
+    heptad.prepare(heptad.load_recipe("lenet5", data=digits, limit=20, **settings))
+    assert (
+        f"on_bad_image, max_pixels: no effect, {digits} holds no files of pictures" in caplog.text
+    )

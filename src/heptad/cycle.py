@@ -6,6 +6,7 @@ seven. Each yields as it goes: the caller's `for` is the callback, and `break` i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -77,6 +78,8 @@ from heptad.stages.objective import LOSSES, configure_objective
 from heptad.stages.training import train_steps
 from heptad.stores import make_room
 from heptad.transform import check_transform
+
+logger = logging.getLogger("heptad")
 
 Report = StepReport | EvaluationReport | EpochReport
 
@@ -175,6 +178,12 @@ def _passing(
     if recipe.views and not split:
         raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
     if not split:
+        idle = {
+            "engine": options.engine != "auto",
+            "feature_dtype": recipe.feature_dtype != "float32",
+        }
+        if any(idle.values()):
+            logger.warning("%s: no effect, there is %s", ", ".join(filter(idle.get, idle)), trunk)
         return _Passed(sources.resized_if_they_fit(options.memory), whole, trunk)
     frozen_part = whole.part(split.trunk(whole.network))
     weights = {name: start[name] for name in whole.names_in(frozen_part)}

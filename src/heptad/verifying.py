@@ -181,8 +181,8 @@ def _exported(folder: Path, path: Path) -> Finding:
     try:
         digest = digest_in(path)
         is_of_run = digest == read_metrics(folder)["digest"]
-    except ModelError:
-        return Finding(path.name, True, "not a file of the run")
+    except ModelError as error:
+        return Finding(path.name, True, f"not a file of the run: {error.message}")
     except MissingError as error:
         return Finding(path.name, True, f"not looked into: {error.message}")
     except HeptadError as error:

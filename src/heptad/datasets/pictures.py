@@ -6,6 +6,7 @@ file is decoded whole or refused; what was done to it that a user should know is
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import struct
@@ -32,6 +33,8 @@ from heptad.datasets.sixteen_bits import (
 from heptad.errors import ImageError, is_of_memory
 from heptad.files import user_path
 from heptad.recipe import MOST_PIXELS, Recipe
+
+logger = logging.getLogger("heptad")
 
 # Each format with the bytes that its files begin with.
 FORMATS: dict[str, tuple[bytes, ...]] = {
@@ -98,11 +101,18 @@ def find_pictures(names: list[str]) -> list[Path]:
         if not name:
             raise ImageError("there is no image ''.")
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if _may_be_picture(p))
+            within = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in within if _may_be_picture(p)]
             if not inside:
                 raise ImageError(
                     f"{name} holds no picture; looked for {', '.join(SUFFIXES)}.",
                     hint="folders in it are not looked into; a file of another suffix can be named",
+                )
+            if len(inside) < len(within):
+                num_others = len(within) - len(inside)
+                logger.info(
+                    "%s: %d of %d passed over: folders, or files of another suffix",
+                    *(name, num_others, len(within)),
                 )
             paths += inside
         # Whatever else is there, decoding says what it is.
@@ -114,8 +124,7 @@ def find_pictures(names: list[str]) -> list[Path]:
 
 
 def _may_be_picture(path: Path) -> bool:
-    is_hidden = path.name.startswith(".")
-    return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 FloatRange = tuple[float, float]

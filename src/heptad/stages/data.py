@@ -39,6 +39,8 @@ from heptad.transform import Transform, make_transform
 
 logger = logging.getLogger("heptad")
 
+# Settings that decide how files of pictures are read.
+OF_PICTURES = ("on_bad_image", "max_pixels", "float_range")
 # Of the sheet of augmented images.
 ROWS_SHOWN, VERSIONS_SHOWN = 6, 8
 
@@ -165,6 +167,7 @@ def opening(
         )
         sources = Sources(pictures.name, transform, train, test, pictures=pictures)
     else:
+        _warn_of_idle_settings(recipe)
         transform = make_transform(recipe, dataset)
         train, test = (
             open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
@@ -179,6 +182,14 @@ def opening(
     sources = _noting_parts(_with_validation(recipe, sources))
     _warn_of_images_seen(recipe, sources)
     return _augmented(recipe, sources).resized_if_they_fit(memory)
+
+
+def _warn_of_idle_settings(recipe: Recipe) -> None:
+    """Say which settings have no effect on a set that is no folder of pictures."""
+    fields = Recipe.model_fields
+    idle = [name for name in OF_PICTURES if getattr(recipe, name) != fields[name].default]
+    if idle:
+        logger.warning("%s: no effect, %s holds no files of pictures", ", ".join(idle), recipe.data)
 
 
 def _opening_pictures(
