@@ -26,7 +26,7 @@ from heptad.errors import DamagedError, MissingError, RecipeError, SaveError
 from heptad.image_source import ImageSource
 from heptad.recipe import RunOptions
 from heptad.records import PassReport, Position
-from heptad.stores import list_stores, make_room
+from heptad.stores import clear_stores, list_stores, make_room
 
 PLAIN = RunOptions(trunk="off")
 
@@ -478,6 +478,17 @@ def test_a_store_that_others_make_room_by_is_never_removed_while_it_is_filled(ow
     assert filler.returncode == 0
     assert int(filler.communicate()[0]) > 20
     assert num_seen > 20
+
+
+@pytest.mark.parametrize("clear", [lambda: make_room(10**9), clear_stores])
+def test_what_a_removal_that_was_killed_has_left_goes_with_the_next_one(resnet, own_cache, clear):
+    computed(resnet)
+    (store,) = (own_cache / "features").iterdir()
+    # As a removal renames it before it begins.
+    store.rename(store.with_name(f".{store.name}.0123abcd.part"))
+    assert list_stores() == []
+    clear()
+    assert not list((own_cache / "features").iterdir())
 
 
 def lockless(*_args):

@@ -463,6 +463,8 @@ def make_room(most_bytes: int) -> None:
 
     What a live run uses is never taken; what cannot be removed is left, with a warning.
     """
+    # Of a removal that was cut off.
+    remove_leftovers(stores_folder(), folders=True)
     stores = list_stores()
     total = sum(store.num_bytes for store in stores)
     for store in reversed(stores):
