@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -489,6 +491,27 @@ def test_what_a_removal_that_was_killed_has_left_goes_with_the_next_one(resnet, 
     assert list_stores() == []
     clear()
     assert not list((own_cache / "features").iterdir())
+
+
+def test_a_store_that_was_made_anew_is_not_removed_by_a_lock_on_the_one_before(
+    resnet, own_cache, monkeypatch
+):
+    computed(resnet)
+    (store,) = (own_cache / "features").iterdir()
+    lock = fcntl.flock
+
+    def flock(descriptor, operation):
+        # Between its opening and its locking another process removes the store, and one fills it.
+        if operation & fcntl.LOCK_EX:
+            monkeypatch.undo()
+            monkeypatch.setenv("HEPTAD_HOME", str(own_cache))
+            shutil.move(store, own_cache / "before")
+            shutil.copytree(own_cache / "before", store)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    make_room(0)
+    assert computed(resnet) == 0
 
 
 def lockless(*_args):

@@ -273,18 +273,26 @@ def hold(folder: Path) -> Held | None:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            # Whoever removed the folder meanwhile may have had the lock on the file opened here.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return Held(descriptor)
-        except FileNotFoundError:
-            pass
         except OSError as error:
             os.close(descriptor)
             if error.errno in NO_LOCKS:
                 return None
             raise
+        if lies_at(descriptor, path):
+            return Held(descriptor)
         os.close(descriptor)
     return None
+
+
+def lies_at(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file is still the one at `path`.
+
+    Whoever had its lock before may have removed it after it was opened here.
+    """
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _opened_or_made(path: Path) -> int:
@@ -325,7 +333,8 @@ def exclusive(folder: Path) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    with (folder / IN_USE).open("ab") as file:
+    path = folder / IN_USE
+    with path.open("ab") as file:
         try:
             try_lock(file.fileno())
         except BlockingIOError:
@@ -336,7 +345,8 @@ def exclusive(folder: Path) -> Iterator[bool]:
             is_mine = False
             logger.warning("%s cannot be locked, so that it is not removed", folder)
         else:
-            is_mine = True
+            # Else the lock is of a folder that another process has removed.
+            is_mine = lies_at(file.fileno(), path)
         yield is_mine
 
 

@@ -28,6 +28,7 @@ from heptad.files import (
     NO_LOCKS,
     UNFINISHED,
     as_word,
+    lies_at,
     remove_leftovers,
     try_lock,
     user_path,
@@ -421,8 +422,7 @@ def _lock(folder: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             try_lock(descriptor)
-            # The owner before may have removed the file after it was opened here.
-            if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            if not lies_at(descriptor, path):
                 os.close(descriptor)
                 continue
         except BlockingIOError:
@@ -434,9 +434,6 @@ def _lock(folder: Path) -> int:
                 f"the run folder {folder} is in use by {owner}.",
                 hint="wait for it or stop it; a process that ended, however it did, holds nothing",
             ) from None
-        except FileNotFoundError:
-            os.close(descriptor)
-            continue
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(descriptor)

@@ -284,7 +284,8 @@ def filling(
 
         lacking, engines = ranks.by_first(begin)
         ranks.refuse_other_folders(folder, what)
-        lock.callback(_release, hold(folder))
+        if not ranks.is_first:
+            lock.callback(_release, hold(folder))
         started_at, num_done = perf_counter(), 0
         own = ranks.share(lacking)
         computation = compute(Lacking(own, num_in_all=len(lacking), engines=engines))
@@ -427,9 +428,7 @@ def clear_stores(beginnings: Sequence[str] = ()) -> tuple[list[str], list[str]]:
 
     Raises UnusableError for a beginning that no store has, SaveError if one cannot be removed.
     """
-    # Of a removal that was cut off.
-    remove_leftovers(stores_folder(), folders=True)
-    keys = [store.key for store in list_stores()]
+    keys = [store.key for store in _tidied()]
     for beginning in beginnings:
         if not any(key.startswith(beginning) for key in keys):
             raise UnusableError(
@@ -438,6 +437,12 @@ def clear_stores(beginnings: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     wanted = [key for key in keys if not beginnings or key.startswith(tuple(beginnings))]
     removed = [key for key in wanted if _remove(key)]
     return removed, [key for key in wanted if key not in removed]
+
+
+def _tidied() -> list[StoreSummary]:
+    """List the stores, once what a removal that was cut off has left is gone."""
+    remove_leftovers(stores_folder(), folders=True)
+    return list_stores()
 
 
 def _remove(key: str) -> bool:
@@ -463,9 +468,7 @@ def make_room(most_bytes: int) -> None:
 
     What a live run uses is never taken; what cannot be removed is left, with a warning.
     """
-    # Of a removal that was cut off.
-    remove_leftovers(stores_folder(), folders=True)
-    stores = list_stores()
+    stores = _tidied()
     total = sum(store.num_bytes for store in stores)
     for store in reversed(stores):
         if total <= most_bytes:
