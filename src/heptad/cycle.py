@@ -38,7 +38,7 @@ from heptad.features.statistics import recalibrate
 from heptad.features.trunk import computing, describe_store, engine_of, features_digest, find_split
 from heptad.files import digest_of, write_bytes
 from heptad.randomness import derived_seed
-from heptad.recipe import Recipe, RunOptions
+from heptad.recipe import Recipe, RunOptions, not_default
 from heptad.records import (
     Batch,
     EpochReport,
@@ -178,12 +178,8 @@ def _passing(
     if recipe.views and not split:
         raise RecipeError(f"views is {recipe.views}, but there is {trunk}.")
     if not split:
-        idle = {
-            "engine": options.engine != "auto",
-            "feature_dtype": recipe.feature_dtype != "float32",
-        }
-        if any(idle.values()):
-            logger.warning("%s: no effect, there is %s", ", ".join(filter(idle.get, idle)), trunk)
+        if idle := not_default(options, "engine") + not_default(recipe, "feature_dtype"):
+            logger.warning("%s: no effect, there is %s", ", ".join(idle), trunk)
         return _Passed(sources.resized_if_they_fit(options.memory), whole, trunk)
     frozen_part = whole.part(split.trunk(whole.network))
     weights = {name: start[name] for name in whole.names_in(frozen_part)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from heptad.image_source import ImageSource
 from heptad.recipe import Recipe, RunOptions
 from heptad.records import EvaluationReport, PassReport, Scores
 from heptad.run_folder import PICTURES
-from heptad.stages.data import opening_test, ordered_batches
+from heptad.stages.data import Noted, opening_test, ordered_batches
 from heptad.stages.device import pick_device
 from heptad.stages.evaluation import Tally, score_batches
 from heptad.stages.model import Model, build_model, state_digests
@@ -53,8 +53,7 @@ class LoadedRun(Classifier):
         with a warning if pictures of it were trained on. Raises DataError if there are classes that
         the network was not trained on.
         """
-        trained = pictures_of(self.folder, self.metrics, "train") or {}
-        source = yield from self.opening(data, memory=memory, trained=frozenset(trained.values()))
+        source = yield from self.opening(data, memory=memory)
         tally = Tally()
         for answers in score_batches(self.model, ordered_batches(source, self.recipe)):
             tally.add(answers)
@@ -64,33 +63,32 @@ class LoadedRun(Classifier):
         yield tally.scores(LOSSES[self.recipe.loss])
 
     def opening(
-        self,
-        data: str | None = None,
-        *,
-        memory: int = RunOptions().memory,
-        trained: frozenset[str] = frozenset(),
+        self, data: str | None = None, *, memory: int = RunOptions().memory
     ) -> Generator[PassReport, None, ImageSource]:
-        """Open the test images of the run's own data, or of `data`, as `scoring` says.
-
-        trained: SHA-256s of pictures not to be scored without a warning.
-        """
+        """Open the test images of the run's own data, or of `data`, as `scoring` says."""
+        noted = self.noted()
         source = yield from opening_test(
             self.recipe if data is None else self.recipe.changed(data=data, limit=None),
             classes=self.classes,
             transform=self.transform,
             device=self.device,
             memory=memory,
-            held_out=self.held_out() if data is None else None,
-            # Runs of earlier versions have none.
-            test_set=self.metrics.get("test_set") if data is None else None,
-            trained=trained,
+            # Training images among its own test images were said when it was trained.
+            noted=replace(noted, trained=frozenset())
+            if data is None
+            else Noted(trained=noted.trained),
         )
         return source
 
-    def held_out(self) -> Counter[str] | None:
-        """Count the SHA-256s of the pictures that the run was tested on; None if of no pictures."""
-        tested = pictures_of(self.folder, self.metrics)
-        return None if tested is None else Counter(tested.values())
+    def noted(self) -> Noted:
+        """Give what the run noted of its images; raises DamagedError."""
+        # Runs of earlier versions have no such entry.
+        test_set = self.metrics.get("test_set")
+        parts = pictures_of(self.folder, self.metrics)
+        if parts is None:
+            return Noted(test_set=test_set)
+        trained = frozenset(parts["train"].values())
+        return Noted(Counter(parts["test"].values()), trained, test_set)
 
     def evaluate(self, data: str | None = None, *, memory: int = RunOptions().memory) -> Scores:
         """Score the network and give the scores; see `scoring`."""
@@ -161,10 +159,7 @@ def read_description(document: Mapping[str, Any]) -> tuple[Recipe, Transform, tu
         raise ValueError("its classes are no list of names")
     if len(set(classes)) < max(1, len(classes)):
         raise ValueError("its classes are none, or a name is there twice")
-    find_architecture(
-        recipe,
-        num_classes=len(classes),
-    )
+    find_architecture(recipe, num_classes=len(classes))
     return recipe, transform, tuple(classes)
 
 

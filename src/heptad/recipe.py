@@ -399,6 +399,12 @@ class Recipe(Settings):
         return any((self.shift, self.rotation, self.scale, self.shear, self.flip, self.erase))
 
 
+def not_default(settings: Recipe | RunOptions, *names: str) -> list[str]:
+    """Name those of the fields that have another value than by default."""
+    fields = type(settings).model_fields
+    return [name for name in names if getattr(settings, name) != fields[name].default]
+
+
 class RunOptions(Settings):
     """How a run is carried out: nothing here changes the result, but for the last bits."""
 

@@ -103,8 +103,8 @@ def _finished(folder: Path, recipe: Recipe) -> Run | None:
             begun = Recipe(**metrics["recipe"])
         refuse_other_recipe(recipe, begun, folder)
         # Whether what has another name is the same, only the checkpoint's hash of it can say.
-        names = [(each.data, each.weights) for each in (begun, recipe)]
-        if begun.epochs < recipe.epochs or names[0] != names[1]:
+        is_renamed = (begun.data, begun.weights) != (recipe.data, recipe.weights)
+        if begun.epochs < recipe.epochs or is_renamed:
             return None
         return read_run(folder, metrics)
     except DamagedError as error:

@@ -109,10 +109,11 @@ def find_pictures(names: list[str]) -> list[Path]:
                     hint="folders in it are not looked into; a file of another suffix can be named",
                 )
             if len(inside) < len(within):
-                num_others = len(within) - len(inside)
                 logger.info(
                     "%s: %d of %d passed over: folders, or files of another suffix",
-                    *(name, num_others, len(within)),
+                    name,
+                    len(within) - len(inside),
+                    len(within),
                 )
             paths += inside
         # Whatever else is there, decoding says what it is.

@@ -50,7 +50,8 @@ def _read(folder: Path, name: str) -> ComparedRun:
     with damage_in(folder / "metrics.json"):
         classes = list(map(str, metrics["classes"]))
     scores = read_predictions(folder, metrics)
-    tested = pictures_of(folder, metrics)
+    parts = pictures_of(folder, metrics)
+    tested = parts["test"] if parts else None
     with damage_in(folder / "metrics.json"):
         weights, _ = find_weights(folder, metrics)
         ids = scores.ids.tolist()

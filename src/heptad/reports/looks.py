@@ -33,7 +33,7 @@ from heptad.records import PassReport, Run
 from heptad.reports.charts import filter_drawing
 from heptad.reports.figures import Answer, RunFigures
 from heptad.run_folder import PICTURES
-from heptad.stages.data import opening_test
+from heptad.stages.data import Noted, opening_test
 
 logger = logging.getLogger("heptad")
 
@@ -147,7 +147,7 @@ def _test_images(run: Run, classifier: LoadedRun) -> ImageSource:
         transform=classifier.transform,
         device=classifier.device,
         memory=0,
-        held_out=classifier.held_out(),
+        noted=Noted(held_out=classifier.noted().held_out),
     )
     while True:
         try:

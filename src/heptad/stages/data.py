@@ -32,7 +32,7 @@ from heptad.errors import DataError, RecipeError, counted
 from heptad.files import digest_of
 from heptad.image_source import ImageSource, KeptImages
 from heptad.randomness import derived_seed
-from heptad.recipe import Recipe, RunOptions
+from heptad.recipe import Recipe, RunOptions, not_default
 from heptad.records import START, Batch, PassReport, Position, Source
 from heptad.run_folder import start_run
 from heptad.transform import Transform, make_transform
@@ -167,7 +167,9 @@ def opening(
         )
         sources = Sources(pictures.name, transform, train, test, pictures=pictures)
     else:
-        _warn_of_idle_settings(recipe)
+        if idle := not_default(recipe, *OF_PICTURES):
+            said = "%s: no effect, %s holds no files of pictures"
+            logger.warning(said, ", ".join(idle), recipe.data)
         transform = make_transform(recipe, dataset)
         train, test = (
             open_source(recipe, dataset, part, transform=transform, device=device) for part in PARTS
@@ -182,14 +184,6 @@ def opening(
     sources = _noting_parts(_with_validation(recipe, sources))
     _warn_of_images_seen(recipe, sources)
     return _augmented(recipe, sources).resized_if_they_fit(memory)
-
-
-def _warn_of_idle_settings(recipe: Recipe) -> None:
-    """Say which settings have no effect on a set that is no folder of pictures."""
-    fields = Recipe.model_fields
-    idle = [name for name in OF_PICTURES if getattr(recipe, name) != fields[name].default]
-    if idle:
-        logger.warning("%s: no effect, %s holds no files of pictures", ", ".join(idle), recipe.data)
 
 
 def _opening_pictures(
@@ -400,6 +394,20 @@ def open_sources(
             return sources
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What a run noted of its images, of which other ones may be scored.
+
+    held_out: SHA-256s of the pictures set apart for its test, where no folder was; None of all that
+    are scored whole. trained: those of the pictures that it was trained on. test_set: see
+    `identify`, of the images that it was tested on; None where they need not be the same.
+    """
+
+    held_out: Counter[str] | None = None
+    trained: frozenset[str] = frozenset()
+    test_set: str | None = None
+
+
 def opening_test(
     recipe: Recipe,
     *,
@@ -407,27 +415,24 @@ def opening_test(
     transform: Transform,
     device: torch.device,
     memory: int,
-    held_out: Counter[str] | None = None,
-    test_set: str | None = None,
-    trained: frozenset[str] = frozenset(),
+    noted: Noted,
 ) -> Generator[PassReport, None, ImageSource]:
     """Open the test images of the recipe's data, to be scored by a network with these `classes`.
 
     Labels are matched by the classes' names. A folder without a test part is scored whole, or the
-    pictures of it with the SHA-256s `held_out`, each as often as there. test_set: what `identify`
-    gave of the images that the network was tested on; a warning says if these are others. trained:
-    SHA-256s of the pictures that it was trained on; a warning says if some of these are among them.
-    Raises DataError if the data has a class that the network does not know, held-out pictures are
+    pictures of it that are `noted` as held out, each as often as there. Warnings say if the images
+    are others than the network was tested on, and if it was trained on some of them. Raises
+    DataError if the data has a class that the network does not know, held-out pictures are
     missing, or there is none to score.
     """
     dataset, pictures = find_dataset(recipe.data), None
     if isinstance(dataset, PictureFolder):
         pictures = yield from _opening_pictures(recipe, dataset, is_to_train=False)
         if pictures.is_split_here:
-            pictures = replace(pictures, parts={"test": _wanted(pictures, held_out)})
+            pictures = replace(pictures, parts={"test": _wanted(pictures, noted.held_out)})
         source = picture_source(recipe, pictures, "test", transform=transform, device=device)
         advice = "without --data, where its data was then, those held out alone are scored"
-        _warn_of_pictures_seen("test", source, pictures, trained, "the run", advice)
+        _warn_of_pictures_seen("test", source, pictures, noted.trained, "the run", advice)
     else:
         source = open_source(recipe, dataset, "test", transform=transform, device=device)
     unknown = [name for name in source.classes if name not in classes]
@@ -442,7 +447,7 @@ def opening_test(
         )
     numbers = torch.tensor([classes.index(name) for name in source.classes])
     matched = replace(source, labels=numbers[source.labels], classes=classes)
-    if test_set is not None and identify(matched, pictures) != test_set:
+    if noted.test_set is not None and identify(matched, pictures) != noted.test_set:
         logger.warning(
             "the test images of %s are not those that the run was tested on: its own figures need"
             " not come out again",

@@ -316,10 +316,8 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any]) -> Scores:
         return Scores(logits, labels, ids, loss=float(metrics["test_loss"]))
 
 
-def pictures_of(
-    folder: Path, metrics: Mapping[str, Any], part: str = "test"
-) -> dict[int, str] | None:
-    """Give the SHA-256s, by id, of a part's pictures; None if the run was of no pictures.
+def pictures_of(folder: Path, metrics: Mapping[str, Any]) -> dict[str, dict[int, str]] | None:
+    """Give the SHA-256s of each part's pictures, by id; None if the run was of no pictures.
 
     Raises DamagedError if the list is not as it was saved.
     """
@@ -329,7 +327,10 @@ def pictures_of(
     check_file(path, metrics["files"][path.name])
     with damage_in(path):
         pictures = json.loads(path.read_text(encoding="utf-8"))["pictures"]
-        return {entry["id"]: entry["sha256"] for entry in pictures if entry["part"] == part}
+        parts: dict[str, dict[int, str]] = {"train": {}, "test": {}}
+        for entry in pictures:
+            parts.setdefault(entry["part"], {})[entry["id"]] = entry["sha256"]
+        return parts
 
 
 def check_file(path: Path, sha256: str) -> None:
